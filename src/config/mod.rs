@@ -1,0 +1,1 @@
+//! Configuration: as written ([`RawConfig`]) and as used ([`Config`], which cannot be invalid).

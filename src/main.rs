@@ -1,0 +1,3 @@
+//! The `edge-warden` program.
+
+fn main() {}

@@ -1,0 +1,61 @@
+//! What one thing looked like at one instant.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use serde::Serialize;
+
+use super::{Counters, Measured};
+
+/// An established TCP connection, seen from the thing.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Connection {
+    /// The other end. Addresses of the form `::ffff:a.b.c.d` are folded to IPv4 before they get here.
+    pub remote: SocketAddr,
+    /// The thing's own port.
+    pub local_port: u16,
+    /// The thing's interface that carries the local address; `None` when it cannot be told.
+    pub local_interface: Option<String>,
+}
+
+/// A port on which the thing takes connections or datagrams.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ListeningPort {
+    /// The port number, never 0.
+    pub port: u16,
+    /// The interface it is bound to; `None` for a wildcard bind (any interface) or when it cannot be told.
+    pub interface: Option<String>,
+}
+
+/// The value of a custom metric, one of the four AWS types (API CreateCustomMetric, `metricType`).
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub enum CustomValue {
+    /// `number`
+    #[serde(rename = "number")]
+    Number(f64),
+    /// `number-list`
+    #[serde(rename = "number_list")]
+    NumberList(Vec<f64>),
+    /// `string-list`
+    #[serde(rename = "string_list")]
+    StringList(Vec<String>),
+    /// `ip-address-list`
+    #[serde(rename = "ip_list")]
+    IpList(Vec<IpAddr>),
+}
+
+/// Everything measured about one thing at one instant, in the thing's own point of view; a block that could not be
+/// measured says why.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ThingReading {
+    /// Traffic totals that only grow: what `report::Ledger` makes of raw kernel counters.
+    pub traffic: Measured<Counters>,
+    /// Established TCP connections, each once.
+    pub established: Measured<Vec<Connection>>,
+    /// TCP ports listened on, each (port, interface) once.
+    pub listening_tcp: Measured<Vec<ListeningPort>>,
+    /// UDP ports bound and unconnected, each (port, interface) once.
+    pub listening_udp: Measured<Vec<ListeningPort>>,
+    /// Custom metrics by name; one that could not be measured is not in the map.
+    pub custom: BTreeMap<String, CustomValue>,
+}
