@@ -98,7 +98,14 @@ mod tests {
 
     #[test]
     fn refuses_what_is_no_mac() {
-        for text in ["", "02:aa", "02:aa:00:00:00:01:02", "0x:aa:00:00:00:01", "+2:aa:00:00:00:01", "2:aa:0:0:0:1"] {
+        for text in [
+            "",
+            "02:aa",
+            "02:aa:00:00:00:01:02",
+            "0x:aa:00:00:00:01",
+            "+2:aa:00:00:00:01",
+            "2:aa:0:0:0:1",
+        ] {
             assert!(text.parse::<MacAddress>().is_err(), "{text}");
         }
     }

@@ -32,7 +32,11 @@ pub struct Missing {
 impl Missing {
     /// A missing value of `source` because of `reason`.
     pub fn new(source: impl Into<String>, reason: Reason, detail: impl Into<String>) -> Self {
-        Self { source: source.into(), reason, detail: detail.into() }
+        Self {
+            source: source.into(),
+            reason,
+            detail: detail.into(),
+        }
     }
 
     /// Sorts an I/O error into absent, denied or malformed.

@@ -63,7 +63,16 @@ mod tests {
     fn accepts_what_aws_accepts_and_nothing_else() {
         assert!("cam-1:front_door".parse::<ThingName>().is_ok());
         assert!("a".repeat(128).parse::<ThingName>().is_ok());
-        for name in ["", "a b", "a/b", "..", "ü", "x\n", &"a".repeat(129), "\"}; flush ruleset"] {
+        for name in [
+            "",
+            "a b",
+            "a/b",
+            "..",
+            "ü",
+            "x\n",
+            &"a".repeat(129),
+            "\"}; flush ruleset",
+        ] {
             assert!(name.parse::<ThingName>().is_err(), "{name:?}");
         }
     }
