@@ -1,0 +1,59 @@
+# Edge Warden: everything a person or CI types. `make run` and `make test` are the two that matter.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+COMPONENT := dev.edgewarden.EdgeWarden
+VERSION   := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+TARGET    := $(shell uname -m)-unknown-linux-gnu
+PACKAGED  := target/$(TARGET)/release/edge-warden
+PYTHON    := .venv/bin/python
+
+.PHONY: help setup venv build run demo test check bench package deploy-local clean
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
+
+setup: ## install what a fresh Debian or Ubuntu lacks (uses apt-get, as root or through sudo)
+	@scripts/setup.sh build
+
+build: setup ## debug build
+	cargo build
+
+package: setup ## the static release binary, laid out for a Greengrass deployment in greengrass-build/
+	./build.sh
+
+run: package ## show this host's Device Defender report, then run the agent on the embedded stand-in (no AWS account)
+	$(PACKAGED) report --interval 2
+	rm -rf target/standalone
+	$(PACKAGED) run --standalone target/standalone --config artifacts/try-out.yaml --stop-after-reports 2
+	@echo
+	@echo "Two reports were published and accepted; they are the lines of target/standalone/published.jsonl:"
+	@cut -c 1-400 target/standalone/published.jsonl
+
+demo: ## (comes with a later release) a site in network namespaces, a device going rogue and being cut off
+	@echo "make demo comes with a later release; 'make run' shows the agent on this host" >&2; exit 1
+
+venv: setup ## the Python tools the tests check us against
+	@scripts/setup.sh venv
+
+check: setup ## format, lints, docs
+	cargo fmt --check
+	cargo clippy --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --quiet
+
+test: ## every test: lints, unit, golden, scenario, network namespaces (root), the packaged binary
+	@scripts/setup.sh build test venv
+	$(MAKE) check
+	./build.sh
+	scripts/as-root.sh cargo test
+	$(PYTHON) tests/cross/cbor_check.py tests/golden/report
+
+bench: setup ## criterion benchmarks
+	cargo bench
+
+deploy-local: package ## deploy to a nucleus on this machine (greengrass-cli or ggl-cli, whichever is there)
+	scripts/deploy-local.sh $(COMPONENT) $(VERSION)
+
+clean: ## remove what was built
+	rm -rf target greengrass-build .venv

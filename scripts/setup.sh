@@ -1,0 +1,94 @@
+#!/usr/bin/env bash
+# Installs what a fresh Debian or Ubuntu lacks, and nothing when everything is there.
+# Usage: setup.sh [build] [test] [venv]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+minimum_rust=1.95
+
+say() { printf 'setup: %s\n' "$*"; }
+as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
+has() { command -v "$1" >/dev/null 2>&1; }
+
+updated=
+install_packages() {
+    [ $# -gt 0 ] || return 0
+    if ! has apt-get; then
+        say "this is no Debian or Ubuntu; please install by hand: $*" >&2
+        exit 1
+    fi
+    say "installing $*"
+    if [ -z "$updated" ]; then as_root apt-get update -qq; updated=yes; fi
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+}
+
+newer_than_minimum() { # is the version $1 at least $minimum_rust?
+    [ "$(printf '%s\n%s\n' "$minimum_rust" "$1" | sort -V | head -n 1)" = "$minimum_rust" ]
+}
+
+install_rust() {
+    if has cargo && newer_than_minimum "$(rustc --version | cut -d' ' -f2)"; then return; fi
+    say "Rust $minimum_rust or newer is missing"
+    as_root apt-get update -qq; updated=yes
+    local candidate
+    candidate=$(apt-cache policy rustc-web 2>/dev/null | sed -n 's/ *Candidate: \([0-9.]*\).*/\1/p')
+    if [ -n "$candidate" ] && newer_than_minimum "$candidate"; then
+        install_packages rustc-web cargo-web rustfmt-web rust-web-clippy
+    elif apt-cache show rustup >/dev/null 2>&1; then
+        install_packages rustup
+        rustup toolchain install stable --profile minimal --component rustfmt --component clippy
+    else
+        say "neither the packages rustc-web/cargo-web nor rustup offer Rust $minimum_rust here; install it by hand" >&2
+        exit 1
+    fi
+}
+
+setup_build() {
+    local missing=()
+    has cc || missing+=(gcc libc6-dev)
+    # bindgen loads libclang and reads the compiler's own headers (stdbool.h).
+    if ! ls /usr/lib/llvm-*/lib/libclang*.so* >/dev/null 2>&1; then
+        # the default LLVM of this release: Debian 12 calls it libclang1-14, others differ
+        if [ "$(. /etc/os-release && echo "${VERSION_CODENAME:-}")" = bookworm ]; then
+            missing+=(libclang1-14 libclang-common-14-dev)
+        else
+            missing+=(libclang-dev)
+        fi
+    fi
+    [ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
+    has file || missing+=(file)
+    install_packages "${missing[@]}"
+    install_rust
+}
+
+setup_test() {
+    local missing=()
+    has nft || [ -x /usr/sbin/nft ] || missing+=(nftables)
+    has ip || [ -x /sbin/ip ] || missing+=(iproute2)
+    has conntrack || [ -x /usr/sbin/conntrack ] || missing+=(conntrack)
+    has ethtool || [ -x /sbin/ethtool ] || missing+=(ethtool)
+    has tcpdump || [ -x /usr/bin/tcpdump ] || missing+=(tcpdump)
+    has dnsmasq || [ -x /usr/sbin/dnsmasq ] || missing+=(dnsmasq-base)
+    has ping || missing+=(iputils-ping)
+    install_packages "${missing[@]}"
+}
+
+setup_venv() {
+    local wanted=tests/cross/requirements.txt stamp=.venv/.installed
+    if [ -f "$stamp" ] && cmp -s "$wanted" "$stamp"; then return; fi
+    if ! python3 -m venv --help >/dev/null 2>&1 || ! python3 -c 'import ensurepip' >/dev/null 2>&1; then
+        install_packages python3-venv
+    fi
+    say "creating .venv with the Python packages the tests check us against"
+    rm -rf .venv
+    python3 -m venv .venv
+    .venv/bin/pip install --quiet --disable-pip-version-check -r "$wanted"
+    cp "$wanted" "$stamp"
+}
+
+for part in "${@:-build}"; do
+    case $part in
+        build | test | venv) "setup_$part" ;;
+        *) say "unknown part $part (build, test, venv)" >&2; exit 2 ;;
+    esac
+done
