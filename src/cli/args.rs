@@ -1,0 +1,169 @@
+//! The command line as typed.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use edge_warden::model::ThingName;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  the connection to the Greengrass nucleus was lost (the SDK ends the process; the nucleus starts it again)
+  2  the command line was not understood
+  3  the configuration is not valid; the message names each key
+  4  it could not be done; the message says why
+  5  doctor: something this host needs does not work
+
+Files:
+  /var/lib/edge-warden           state of the agent a nucleus started (configuration key stateDir)
+  /run/edge-warden/control.sock  where status asks that agent; root only
+  DIR/                           with --standalone DIR everything, the socket too, is under DIR
+
+Environment:
+  SVCUID, AWS_GG_NUCLEUS_DOMAIN_SOCKET_FILEPATH_FOR_COMPONENT, AWS_IOT_THING_NAME
+                                 set by the nucleus for `run`; without them use --standalone DIR";
+
+/// Device Defender reports for a gateway and the devices behind it, as a Greengrass component.
+///
+/// Edge Warden measures the host from /proc and netlink and publishes AWS IoT Device Defender reports through the
+/// Greengrass nucleus. `edge-warden report` shows what would be reported, now and without AWS; `edge-warden run
+/// --standalone DIR` runs the whole agent without a nucleus.
+#[derive(Debug, Parser)]
+#[command(name = "edge-warden", version, after_help = EXIT_CODES, max_term_width = 110)]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the agent: under a Greengrass nucleus, or alone with --standalone.
+    ///
+    /// Under a nucleus the configuration comes from the deployment and is reloaded when it changes. The agent logs
+    /// info to stdout, warnings and errors to stderr, and stops within two seconds of SIGTERM.
+    Run(Run),
+    /// Print one Device Defender report of this host, measured now.
+    ///
+    /// Nothing is sent. With --interval the traffic of that many seconds is measured too; without it the report
+    /// carries no network_stats, as an agent's first report after a start does.
+    Report(Report),
+    /// What the running agent is doing: reports, replies, sources, configuration.
+    Status(Status),
+    /// Check a configuration file (YAML or JSON) and say everything that is wrong with it.
+    CheckConfig(CheckConfig),
+    /// What works on this host, and what each lack costs.
+    Doctor(Doctor),
+    /// Write the desired state of a shadow in the embedded stand-in.
+    ///
+    /// DESIRED_JSON is merged into state.desired; null deletes a key. With AWS, use AWS: this is for trying things out.
+    Shadow(Shadow),
+    /// Print a completion script for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// `run`
+#[derive(Debug, Args)]
+pub struct Run {
+    /// Run on the embedded stand-in instead of a nucleus; publishes, shadows, state and the control socket are in DIR
+    #[arg(long, value_name = "DIR")]
+    pub standalone: Option<PathBuf>,
+    /// Configuration file; only with --standalone (a nucleus brings its own)
+    #[arg(long, value_name = "FILE", requires = "standalone")]
+    pub config: Option<PathBuf>,
+    /// The core device's thing name in standalone
+    #[arg(long, value_name = "THING", requires = "standalone", default_value = "edge-warden-core")]
+    pub thing: ThingName,
+    /// Stop after this many of the core's reports were accepted
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub stop_after_reports: Option<u64>,
+    /// Keep state and the control socket in DIR instead of the configuration's stateDir
+    #[arg(long, value_name = "DIR", conflicts_with = "standalone")]
+    pub state_dir: Option<PathBuf>,
+    /// For tests: the agent's clocks run this many times faster than time does
+    #[arg(long, value_name = "FACTOR", hide = true, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub accelerate: u32,
+}
+
+/// `report`
+#[derive(Debug, Args)]
+pub struct Report {
+    /// How to print it
+    #[arg(long, value_enum, default_value_t = ReportFormat::Table)]
+    pub format: ReportFormat,
+    /// Long or short tag names (json and cbor)
+    #[arg(long, value_enum, default_value_t = TagNames::Long)]
+    pub names: TagNames,
+    /// Measure traffic over this many seconds first
+    #[arg(long, value_name = "SECONDS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=86_400))]
+    pub interval: u64,
+}
+
+/// How `report` prints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ReportFormat {
+    /// For people
+    Table,
+    /// The document as sent to `.../defender/metrics/json`
+    Json,
+    /// The document as sent to `.../defender/metrics/cbor`, as bytes
+    Cbor,
+}
+
+/// Which tag names a report uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum TagNames {
+    /// `header`, `metrics`, ...
+    Long,
+    /// `hed`, `met`, ...
+    Short,
+}
+
+/// `status`
+#[derive(Debug, Args)]
+pub struct Status {
+    /// Print everything as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Ask the standalone agent of DIR
+    #[arg(long, value_name = "DIR")]
+    pub standalone: Option<PathBuf>,
+}
+
+/// `check-config`
+#[derive(Debug, Args)]
+pub struct CheckConfig {
+    /// The file
+    pub file: PathBuf,
+    /// Judge it as `run --standalone` would: intervals below 300 s are fine there
+    #[arg(long)]
+    pub standalone: bool,
+}
+
+/// `doctor`
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// Print the findings as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `shadow`
+#[derive(Debug, Args)]
+pub struct Shadow {
+    /// Whose shadow
+    pub thing: ThingName,
+    /// What to merge into state.desired, for example '{"quarantine": true}'
+    #[arg(value_name = "DESIRED_JSON")]
+    pub desired: String,
+    /// The stand-in's folder
+    #[arg(long, value_name = "DIR")]
+    pub standalone: PathBuf,
+    /// A named shadow instead of the classic one
+    #[arg(long)]
+    pub name: Option<String>,
+}
