@@ -1,0 +1,345 @@
+//! The loop: the one owner of state, and the only reader of clocks.
+//!
+//! Events come in (a sample, a nucleus event, a question, the clock), pure code decides, effects go out. Measuring runs
+//! on a blocking thread and the nucleus on its own, so nothing here waits for either.
+
+pub mod clock;
+pub mod files;
+pub mod host;
+mod reload;
+mod replies;
+mod reporting;
+mod status;
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+
+use crate::collect::HostSample;
+use crate::config::{Config, LogLevel, Mode};
+use crate::control::{Answer, Asked, Request};
+use crate::greengrass::link::{Command, NucleusEvent, NucleusEvents, NucleusLink, Token};
+use crate::greengrass::topic::ShadowNameError;
+use crate::greengrass::{ComponentState, Destination, NucleusError, NucleusKind};
+use crate::model::{Monotonic, ThingName};
+
+pub use reload::remember as remember_configuration;
+
+use clock::Clock;
+use host::HostSource;
+use reload::Reload;
+use replies::Replies;
+use reporting::Reporting;
+
+/// The loop looks at the clock at least this often, so suspend and clock changes are noticed.
+const LONGEST_NAP: Duration = Duration::from_secs(5);
+
+/// Everything the agent is made of.
+pub struct Parts<C> {
+    /// The time.
+    pub clock: C,
+    /// The nucleus.
+    pub link: NucleusLink,
+    /// What the nucleus sends.
+    pub events: NucleusEvents,
+    /// The host.
+    pub host: Box<dyn HostSource>,
+    /// Questions from the control socket.
+    pub questions: mpsc::Receiver<Asked>,
+    /// The core device's thing.
+    pub core: ThingName,
+    /// Which nucleus it is.
+    pub kind: NucleusKind,
+    /// Which rules the configuration is held to.
+    pub mode: Mode,
+    /// The configuration to begin with.
+    pub config: Config,
+    /// What was wrong with the configuration the nucleus gave at the start, when an older one is in use instead.
+    pub config_error: Option<String>,
+    /// This boot, as `/proc/sys/kernel/random/boot_id` names it.
+    pub boot_id: String,
+    /// Where state is kept.
+    pub state_dir: PathBuf,
+    /// Where relative `include` paths of the component configuration start.
+    pub include_dir: PathBuf,
+    /// Where the last valid configuration is kept; `None` when a file is the configuration.
+    pub last_good_config: Option<PathBuf>,
+    /// Stop after this many accepted reports of the core.
+    pub stop_after_reports: Option<u64>,
+    /// Told when the log level changes.
+    pub set_log_level: Box<dyn Fn(LogLevel)>,
+}
+
+/// Why the agent ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// It was asked to, or has done what it was to do.
+    Stopped,
+    /// The nucleus's thread is gone.
+    NucleusGone,
+}
+
+type Measuring = JoinHandle<(Box<dyn HostSource>, HostSample)>;
+
+struct Agent<C> {
+    clock: C,
+    link: NucleusLink,
+    core: ThingName,
+    kind: NucleusKind,
+    mode: Mode,
+    started: Monotonic,
+    config: Config,
+    state_dir: PathBuf,
+    stop_after_reports: Option<u64>,
+    reporting: Reporting,
+    replies: Replies,
+    reload: Reload,
+    /// Idle between samples; `None` while a sample is being taken.
+    host: Option<Box<dyn HostSource>>,
+    next_sample: Monotonic,
+    samples: u64,
+    set_log_level: Box<dyn Fn(LogLevel)>,
+    tokens: Tokens,
+    /// Questions that wait for the nucleus.
+    asked: HashMap<Token, oneshot::Sender<Answer>>,
+}
+
+/// Numbers the commands given to the nucleus, so that each result finds what it belongs to.
+#[derive(Debug, Default)]
+struct Tokens(u64);
+
+impl Tokens {
+    fn next(&mut self) -> Token {
+        self.0 += 1;
+        Token(self.0)
+    }
+}
+
+/// Run until `stop` completes. The nucleus link is stopped before this returns.
+pub async fn run<C: Clock>(parts: Parts<C>, stop: impl Future<Output = ()>) -> Ended {
+    let Parts { clock, link, mut events, host, mut questions, .. } = parts;
+    let now = clock.monotonic();
+    let reporting =
+        Reporting::begin(&parts.config, parts.mode, parts.kind, &parts.core, &parts.state_dir, &parts.boot_id, now, clock.wall());
+    let mut agent = Agent {
+        link,
+        kind: parts.kind,
+        mode: parts.mode,
+        started: now,
+        replies: Replies::new(now),
+        reload: Reload::new(parts.last_good_config, parts.include_dir, parts.config_error),
+        host: Some(host),
+        next_sample: now,
+        samples: 0,
+        set_log_level: parts.set_log_level,
+        tokens: Tokens::default(),
+        asked: HashMap::new(),
+        core: parts.core,
+        config: parts.config,
+        state_dir: parts.state_dir,
+        stop_after_reports: parts.stop_after_reports,
+        reporting,
+        clock,
+    };
+    agent.send(Command::UpdateState(ComponentState::Running));
+    agent.send(Command::WatchConfiguration);
+    let mut measuring: Option<Measuring> = None;
+    tokio::pin!(stop);
+    let ended = loop {
+        if agent.is_done() {
+            break Ended::Stopped;
+        }
+        agent.keep_subscriptions();
+        if measuring.is_none() {
+            measuring = agent.measure_if_due();
+        }
+        let nap = agent.nap(measuring.is_some());
+        tokio::select! {
+            () = &mut stop => break Ended::Stopped,
+            event = events.recv() => match event {
+                Some(event) => agent.nucleus_event(event),
+                None => break Ended::NucleusGone,
+            },
+            Some(asked) = questions.recv() => agent.answer(asked),
+            sample = finished(&mut measuring) => {
+                measuring = None;
+                agent.measured(sample);
+            }
+            () = tokio::time::sleep(nap) => {}
+        }
+    };
+    agent.reporting.persist(&agent.state_dir);
+    ended_link(agent.link).await;
+    ended
+}
+
+/// The sample being taken; never ready when none is.
+async fn finished(measuring: &mut Option<Measuring>) -> Option<(Box<dyn HostSource>, HostSample)> {
+    match measuring {
+        Some(handle) => handle.await.ok(),
+        None => std::future::pending().await,
+    }
+}
+
+/// Unsubscribe everything before the process ends: killing a subscriber in the middle of a flood has been seen to hang
+/// nucleus lite. Bounded, because the nucleus itself may hang.
+async fn ended_link(link: NucleusLink) {
+    let _ = tokio::task::spawn_blocking(move || link.stop(Duration::from_millis(1200))).await;
+}
+
+impl<C: Clock> Agent<C> {
+    fn is_done(&self) -> bool {
+        self.stop_after_reports.is_some_and(|wanted| self.reporting.accepted_of_core(self.clock.monotonic()) >= wanted)
+    }
+
+    fn nap(&self, measuring: bool) -> Duration {
+        let now = self.clock.monotonic();
+        let mut wake = now.after(self.clock.real(LONGEST_NAP).max(LONGEST_NAP));
+        if !measuring {
+            wake = wake.min(self.next_sample);
+            if let Some(due) = self.reporting.next_due() {
+                wake = wake.min(due);
+            }
+        }
+        if let Some(retry) = self.replies.next_retry() {
+            wake = wake.min(retry);
+        }
+        // never a busy loop, whatever the state above says
+        self.clock.real(wake.since(now)).max(Duration::from_millis(1))
+    }
+
+    fn measure_if_due(&mut self) -> Option<Measuring> {
+        let now = self.clock.monotonic();
+        let report_due = self.reporting.next_due().is_some_and(|due| due <= now);
+        if now < self.next_sample && !report_due {
+            return None;
+        }
+        let mut host = self.host.take()?;
+        self.next_sample = now.after(Duration::from_secs(self.config.sample_seconds.into()));
+        Some(tokio::task::spawn_blocking(move || {
+            let sample = host.collect();
+            (host, sample)
+        }))
+    }
+
+    fn measured(&mut self, finished: Option<(Box<dyn HostSource>, HostSample)>) {
+        // a collector that panicked is gone; there is nothing left to measure with, so say it and let the nucleus restart us
+        let Some((host, sample)) = finished else {
+            tracing::error!("measuring this host failed in an unforeseen way; reports stop until a restart");
+            return;
+        };
+        self.host = Some(host);
+        self.samples += 1;
+        self.reporting.observe(&sample);
+        let (now, wall) = (self.clock.monotonic(), self.clock.wall());
+        if let Some(publish) = self.reporting.next_report(now, wall) {
+            let token = self.tokens.next();
+            self.reporting.publishing(token, &publish);
+            // before the publish: not even a crash right after it may bring the next report too early
+            self.reporting.persist(&self.state_dir);
+            let command =
+                Command::Publish { token, to: Destination::IotCore, topic: publish.topic, payload: publish.payload };
+            if let Err(error) = self.link.send(command) {
+                let error = NucleusError::Failed { what: "publish".to_owned(), detail: error.to_string() };
+                self.reporting.published(token, Err(error), now);
+            }
+        }
+    }
+
+    fn keep_subscriptions(&mut self) {
+        let now = self.clock.monotonic();
+        if self.reporting.replies_are_silent() {
+            tracing::warn!("a report was not answered; subscribing to the replies anew");
+            self.replies.renew();
+            self.reporting.resubscribed(now);
+        }
+        self.replies.want(self.reporting.reply_filters());
+        for command in self.replies.commands(now, &mut self.tokens) {
+            self.send(command);
+        }
+        self.reporting.set_replies_known(self.replies.all_held(), now);
+    }
+
+    fn nucleus_event(&mut self, event: NucleusEvent) {
+        let now = self.clock.monotonic();
+        match event {
+            NucleusEvent::Published { token, result } => {
+                self.reporting.published(token, result, now);
+            }
+            NucleusEvent::Subscribed { token, result } => self.replies.subscribed(token, result, now),
+            NucleusEvent::Message { topic, payload, .. } => {
+                if self.reporting.message(&topic, &payload, now) {
+                    self.reporting.persist(&self.state_dir);
+                }
+            }
+            NucleusEvent::ConfigurationChanged => self.send(Command::Configuration),
+            NucleusEvent::Configuration(result) => {
+                let level = self.config.log.level;
+                if let Some(config) = self.reload.received(result, self.mode, &self.config) {
+                    self.reporting.reconfigure(&config, self.mode, self.kind, now);
+                    self.next_sample = now;
+                    self.config = config;
+                    if self.config.log.level != level {
+                        (self.set_log_level)(self.config.log.level);
+                    }
+                }
+            }
+            NucleusEvent::StateUpdated(Err(error)) => tracing::info!(%error, "the component state was not reported"),
+            NucleusEvent::ConfigurationWatched(Err(error)) => {
+                tracing::warn!(%error, "configuration changes will be seen only after a restart");
+            }
+            NucleusEvent::DesiredWritten { token, result } => {
+                if let Some(reply) = self.asked.remove(&token) {
+                    let _ = reply.send(match result {
+                        Ok(document) => Answer::Ok(document),
+                        Err(error) => Answer::Error(error.to_string()),
+                    });
+                }
+            }
+            NucleusEvent::StateUpdated(Ok(()))
+            | NucleusEvent::ConfigurationWatched(Ok(()))
+            | NucleusEvent::Ready { .. }
+            | NucleusEvent::Unavailable(_)
+            | NucleusEvent::Shadow { .. }
+            | NucleusEvent::ShadowUpdated { .. } => {}
+        }
+    }
+
+    /// For commands whose loss is made up for later: said, not fatal.
+    fn send(&self, command: Command) {
+        if let Err(error) = self.link.send(command) {
+            tracing::warn!(%error, "a request to the nucleus was not made");
+        }
+    }
+
+    fn answer(&mut self, asked: Asked) {
+        match asked.request {
+            Request::Status => {
+                let _ = asked.reply.send(Answer::Ok(self.status()));
+            }
+            Request::WriteDesired { thing, name, desired } => {
+                let shadow = match name.map(|name| name.parse()).transpose() {
+                    Ok(shadow) => shadow,
+                    Err(error) => {
+                        let error: ShadowNameError = error;
+                        let _ = asked.reply.send(Answer::Error(error.to_string()));
+                        return;
+                    }
+                };
+                let token = self.tokens.next();
+                match self.link.send(Command::WriteDesired { token, thing, shadow, desired }) {
+                    Ok(()) => {
+                        self.asked.insert(token, asked.reply);
+                    }
+                    Err(error) => {
+                        let _ = asked.reply.send(Answer::Error(error.to_string()));
+                    }
+                }
+            }
+        }
+    }
+}

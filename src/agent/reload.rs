@@ -1,0 +1,89 @@
+//! Taking over a changed configuration, or refusing it and saying why.
+
+use std::path::PathBuf;
+
+use serde_json::Value;
+
+use crate::config::{Config, Mode, load_component};
+use crate::greengrass::NucleusError;
+
+use super::files;
+
+/// What became of the configurations the nucleus gave.
+#[derive(Debug)]
+pub(super) struct Reload {
+    last_good: Option<PathBuf>,
+    error: Option<String>,
+    restart_needed: Vec<String>,
+    /// Where relative `include` paths start.
+    base_dir: PathBuf,
+    taken: u64,
+    refused: u64,
+}
+
+impl Reload {
+    pub(super) fn new(last_good: Option<PathBuf>, base_dir: PathBuf, error: Option<String>) -> Self {
+        Self { last_good, error, restart_needed: Vec::new(), base_dir, taken: 0, refused: 0 }
+    }
+
+    /// The nucleus answered with a configuration: the new one, if it is valid and different.
+    pub(super) fn received(
+        &mut self,
+        result: Result<Value, NucleusError>,
+        mode: Mode,
+        current: &Config,
+    ) -> Option<Config> {
+        let value = match result {
+            Ok(value) => value,
+            Err(error) => {
+                tracing::warn!(%error, "the changed configuration cannot be read; the one in force stays");
+                self.error = Some(error.to_string());
+                return None;
+            }
+        };
+        let new = match load_component(value.clone(), &self.base_dir, mode) {
+            Ok(new) => new,
+            Err(error) => {
+                self.refused += 1;
+                tracing::error!(%error, "the new configuration is refused; the one in force stays");
+                self.error = Some(error.to_string());
+                return None;
+            }
+        };
+        self.error = None;
+        let changes = current.changes(&new);
+        if changes.hot.is_empty() && changes.restart.is_empty() {
+            return None;
+        }
+        self.taken += 1;
+        tracing::info!(keys = ?changes.hot, "configuration changed");
+        self.restart_needed = changes.restart;
+        if !self.restart_needed.is_empty() {
+            tracing::warn!(keys = ?self.restart_needed, "these changes take effect at the next start of the component");
+        }
+        if let Some(path) = &self.last_good {
+            remember(path, &value);
+        }
+        Some(new)
+    }
+
+    /// For `status`.
+    pub(super) fn status(&self) -> Value {
+        serde_json::json!({
+            "error": self.error,
+            "taken": self.taken,
+            "refused": self.refused,
+            "restartNeededFor": self.restart_needed,
+        })
+    }
+}
+
+/// Keep a valid configuration for starts at which the nucleus gives an invalid one or none.
+pub fn remember(path: &std::path::Path, configuration: &Value) {
+    let written = serde_json::to_vec_pretty(configuration)
+        .map_err(|error| error.to_string())
+        .and_then(|content| files::replace(path, &content).map_err(|error| error.to_string()));
+    if let Err(error) = written {
+        tracing::warn!(error, "the last valid configuration is not saved");
+    }
+}

@@ -1,0 +1,394 @@
+//! Reports from samples to the nucleus and their replies back: wires the pure parts of `report` together.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::collect::{HostSample, InterfaceSelection};
+use crate::config::{AutoOr, Config, Mode, ReportFormat, ReportNames};
+use crate::greengrass::link::Token;
+use crate::greengrass::topic::{self, MetricsFormat, MetricsStep, Topic};
+use crate::greengrass::{NucleusError, NucleusKind, sdk};
+use crate::model::{Counters, Missing, Monotonic, ThingName, ThingReading, UnixTime};
+use crate::report::{
+    Cut, Format, LedgerState, Names, Outcome, Reply, ReplyMatch, Report, Schedule, ScheduleSettings, ScheduleState,
+    ThingReportStatus, ThingState, encode,
+};
+
+use super::files;
+use super::host::HostMeter;
+
+/// The most AWS IoT Core takes in one message; the nuclei take less.
+const MQTT_BYTES: usize = 128 * 1024;
+/// Up to this many things have reply subscriptions of their own; more share one pair of wildcards, which also brings
+/// the replies to other gateways' things. (The SDK holds 64 streams, nucleus lite 100 subscriptions in all.)
+const MOST_EXACT: usize = 12;
+/// Where schedule and totals are kept, in the state folder.
+const FILE: &str = "reports.json";
+
+/// A report on its way out.
+pub(super) struct Publish {
+    pub(super) topic: String,
+    pub(super) payload: Vec<u8>,
+    thing: ThingName,
+    report_id: u64,
+    totals: Option<Counters>,
+}
+
+struct InFlight {
+    token: Token,
+    thing: ThingName,
+    report_id: u64,
+    totals: Option<Counters>,
+}
+
+/// What is saved across restarts.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Saved {
+    schedule: ScheduleState,
+    #[serde(default)]
+    totals: Option<LedgerState>,
+}
+
+impl Saved {
+    /// What would be saved had `core` reported just now.
+    fn just_reported(core: &ThingName, wall: UnixTime) -> Self {
+        let state = ThingState { last_report_time: Some(wall), ..ThingState::default() };
+        let things = BTreeMap::from([(core.clone(), state)]);
+        Self { schedule: ScheduleState { boot_id: String::new(), things }, totals: None }
+    }
+}
+
+pub(super) struct Reporting {
+    core: ThingName,
+    /// Who reports; the core first.
+    things: Vec<ThingName>,
+    schedule: Schedule,
+    settings: ScheduleSettings,
+    meter: HostMeter,
+    reading: Option<ThingReading>,
+    sources: BTreeMap<&'static str, Option<Missing>>,
+    notes: BTreeSet<String>,
+    format: Format,
+    names: Names,
+    max_bytes: usize,
+    boot_id: String,
+    in_flight: Option<InFlight>,
+    last_cut: Option<(ThingName, Cut)>,
+    unreadable_replies: u64,
+    save_error: Option<String>,
+}
+
+impl Reporting {
+    pub(super) fn begin(
+        config: &Config,
+        mode: Mode,
+        kind: NucleusKind,
+        core: &ThingName,
+        state_dir: &Path,
+        boot_id: &str,
+        now: Monotonic,
+        wall: UnixTime,
+    ) -> Self {
+        let (saved, trouble) = load(&state_dir.join(FILE));
+        if let Some(trouble) = &trouble {
+            tracing::warn!(error = %trouble, "the saved report times cannot be used; the first report waits a whole interval");
+        }
+        // Unreadable times could hide a report of a moment ago: act as if there had been one.
+        let saved = saved.or_else(|| trouble.is_some().then(|| Saved::just_reported(core, wall)));
+        let (schedule_state, totals) = saved.map_or((None, None), |saved| (Some(saved.schedule), saved.totals));
+        let schedule = Schedule::new(settings(config, mode, false), schedule_state.as_ref(), boot_id, now, wall);
+        let mut reporting = Self {
+            core: core.clone(),
+            things: Vec::new(),
+            schedule,
+            settings: settings(config, mode, false),
+            meter: HostMeter::resuming(selection(config), totals, boot_id),
+            reading: None,
+            sources: BTreeMap::new(),
+            notes: BTreeSet::new(),
+            format: format(config),
+            names: names(config),
+            max_bytes: max_bytes(config, kind),
+            boot_id: boot_id.to_owned(),
+            in_flight: None,
+            last_cut: None,
+            unreadable_replies: 0,
+            save_error: None,
+        };
+        reporting.set_things(config, now);
+        reporting
+    }
+
+    pub(super) fn reconfigure(&mut self, config: &Config, mode: Mode, kind: NucleusKind, now: Monotonic) {
+        self.format = format(config);
+        self.names = names(config);
+        self.max_bytes = max_bytes(config, kind);
+        self.meter.select(selection(config));
+        self.settings = settings(config, mode, self.settings.replies_known);
+        self.schedule.set_settings(self.settings, now);
+        self.set_things(config, now);
+    }
+
+    fn set_things(&mut self, config: &Config, now: Monotonic) {
+        self.things = config.report.core.then(|| self.core.clone()).into_iter().collect();
+        self.schedule.set_things(&self.things, now);
+    }
+
+    /// Take in one sample of the host.
+    pub(super) fn observe(&mut self, sample: &HostSample) {
+        let reading = self.meter.read(sample);
+        let sources = [
+            ("interfaces", reading.traffic.as_ref().err()),
+            ("established connections", reading.established.as_ref().err()),
+            ("listening TCP ports", reading.listening_tcp.as_ref().err()),
+            ("listening UDP ports", reading.listening_udp.as_ref().err()),
+        ];
+        for (name, missing) in sources {
+            let before = self.sources.get(name).and_then(Option::as_ref);
+            match (before.map(|m| m.reason), missing) {
+                (None, Some(missing)) => tracing::warn!(source = name, "left out of the reports: {missing}"),
+                (Some(before), Some(missing)) if before != missing.reason => {
+                    tracing::warn!(source = name, "left out of the reports: {missing}");
+                }
+                (Some(_), None) => tracing::info!(source = name, "measured again"),
+                _ => {}
+            }
+            self.sources.insert(name, missing.cloned());
+        }
+        let notes: BTreeSet<String> = sample.notes.iter().map(ToString::to_string).collect();
+        for note in notes.difference(&self.notes) {
+            tracing::info!("{note}");
+        }
+        self.notes = notes;
+        self.reading = Some(reading);
+    }
+
+    pub(super) fn next_due(&self) -> Option<Monotonic> {
+        self.schedule.next_wake()
+    }
+
+    /// The report whose turn it is, made from the newest reading.
+    pub(super) fn next_report(&mut self, now: Monotonic, wall: UnixTime) -> Option<Publish> {
+        let reading = self.reading.as_ref()?;
+        let due = self.schedule.due(now, wall)?;
+        let report = Report::between(due.baseline, reading, due.report_id);
+        match encode(&report, self.format, self.names, self.max_bytes) {
+            Ok(encoded) => {
+                if let Some(cut) = encoded.cut {
+                    tracing::info!(thing = %due.thing, "report cut to {} bytes: {cut}", self.max_bytes);
+                    self.last_cut = Some((due.thing.clone(), cut));
+                }
+                Some(Publish {
+                    topic: topic::metrics(Some(&due.thing), metrics_format(self.format), MetricsStep::Report),
+                    payload: encoded.bytes,
+                    thing: due.thing,
+                    report_id: due.report_id,
+                    totals: reading.traffic.as_ref().ok().copied(),
+                })
+            }
+            Err(error) => {
+                tracing::error!(thing = %due.thing, %error, "the report cannot be made");
+                self.schedule.sent(&due.thing, due.report_id, None, Err(error.to_string()), now);
+                None
+            }
+        }
+    }
+
+    pub(super) fn publishing(&mut self, token: Token, publish: &Publish) {
+        self.in_flight = Some(InFlight {
+            token,
+            thing: publish.thing.clone(),
+            report_id: publish.report_id,
+            totals: publish.totals,
+        });
+    }
+
+    /// The nucleus took the report or not.
+    pub(super) fn published(&mut self, token: Token, result: Result<(), NucleusError>, now: Monotonic) {
+        let Some(sent) = self.in_flight.take_if(|sent| sent.token == token) else { return };
+        match &result {
+            Ok(()) => tracing::info!(thing = %sent.thing, report = sent.report_id, "report published"),
+            Err(error) => {
+                tracing::warn!(thing = %sent.thing, report = sent.report_id, %error, "report not sent; its traffic goes into the next one");
+            }
+        }
+        self.schedule.sent(&sent.thing, sent.report_id, sent.totals, result.map_err(|error| error.to_string()), now);
+    }
+
+    /// A message arrived on a subscribed topic; true when it changed what should be saved.
+    pub(super) fn message(&mut self, topic: &str, payload: &[u8], now: Monotonic) -> bool {
+        let Some(Topic::Metrics { thing, format, step: MetricsStep::Accepted | MetricsStep::Rejected }) = topic::parse(topic)
+        else {
+            return false;
+        };
+        let format = match format {
+            MetricsFormat::Json => Format::Json,
+            MetricsFormat::Cbor => Format::Cbor,
+        };
+        match Reply::parse(payload, format) {
+            Ok(reply) => {
+                let matched = self.schedule.replied(&thing, &reply, now);
+                match (&reply.outcome, matched) {
+                    (_, ReplyMatch::Unsolicited | ReplyMatch::UnknownThing | ReplyMatch::OtherThing) => {
+                        tracing::debug!(%thing, "a reply to no report of ours");
+                        return false;
+                    }
+                    (Outcome::Accepted, _) => tracing::info!(%thing, report = reply.report_id, "report accepted"),
+                    (Outcome::Rejected(rejection), _) => {
+                        tracing::warn!(%thing, report = reply.report_id, "report rejected: {rejection}");
+                    }
+                }
+                true
+            }
+            Err(error) => {
+                self.unreadable_replies += 1;
+                tracing::warn!(%thing, error = %error, "a reply that cannot be understood");
+                false
+            }
+        }
+    }
+
+    /// How many of the core's reports were accepted since the start.
+    pub(super) fn accepted_of_core(&self, now: Monotonic) -> u64 {
+        let of_core = |status: &ThingReportStatus| status.thing == self.core;
+        self.schedule.status(now).iter().find(|status| of_core(status)).map_or(0, |status| status.counts.accepted)
+    }
+
+    pub(super) fn replies_are_silent(&self) -> bool {
+        self.schedule.needs_resubscribe()
+    }
+
+    pub(super) fn resubscribed(&mut self, now: Monotonic) {
+        self.schedule.resubscribed(now);
+    }
+
+    /// Whether every reply would be heard; without that, a report sent counts as arrived.
+    pub(super) fn set_replies_known(&mut self, known: bool, now: Monotonic) {
+        if self.settings.replies_known != known {
+            self.settings.replies_known = known;
+            self.schedule.set_settings(self.settings, now);
+        }
+    }
+
+    /// The topics on which replies to our reports come.
+    pub(super) fn reply_filters(&self) -> BTreeSet<String> {
+        let format = metrics_format(self.format);
+        let both = |thing: Option<&ThingName>| {
+            [MetricsStep::Accepted, MetricsStep::Rejected].map(|step| topic::metrics(thing, format, step))
+        };
+        if self.things.len() > MOST_EXACT {
+            both(None).into_iter().collect()
+        } else {
+            self.things.iter().flat_map(|thing| both(Some(thing))).collect()
+        }
+    }
+
+    /// Save times and totals. A disk that is full is said once, and the reports go on.
+    pub(super) fn persist(&mut self, state_dir: &Path) {
+        let saved = Saved { schedule: self.schedule.state(), totals: self.meter.state(&self.boot_id) };
+        let written = serde_json::to_vec(&saved)
+            .map_err(|error| error.to_string())
+            .and_then(|content| files::replace(&state_dir.join(FILE), &content).map_err(|error| words(&error)));
+        match written {
+            Ok(()) => {
+                if self.save_error.take().is_some() {
+                    tracing::info!("report times are saved again");
+                }
+            }
+            Err(error) => {
+                if self.save_error.as_ref() != Some(&error) {
+                    tracing::warn!(error, "report times are not saved; after a restart the first report waits longer");
+                }
+                self.save_error = Some(error);
+            }
+        }
+    }
+
+    /// For `status`.
+    pub(super) fn status(&self, now: Monotonic) -> Value {
+        let sources: serde_json::Map<String, Value> = self
+            .sources
+            .iter()
+            .map(|(name, missing)| {
+                let state = missing.as_ref().map_or_else(|| json!("ok"), |missing| json!(missing.to_string()));
+                ((*name).to_owned(), state)
+            })
+            .collect();
+        json!({
+            "things": self.schedule.status(now),
+            "format": match self.format { Format::Json => "json", Format::Cbor => "cbor" },
+            "maxBytes": self.max_bytes,
+            "lastCut": self.last_cut.as_ref().map(|(thing, cut)| json!({"thing": thing, "cut": cut.to_string()})),
+            "unreadableReplies": self.unreadable_replies,
+            "saveError": self.save_error,
+            "sources": sources,
+            "notes": self.notes,
+        })
+    }
+}
+
+fn load(path: &Path) -> (Option<Saved>, Option<String>) {
+    match files::read(path) {
+        Ok(None) => (None, None),
+        Ok(Some(content)) => match serde_json::from_slice(&content) {
+            Ok(saved) => (Some(saved), None),
+            Err(error) => (None, Some(format!("{}: {error}", path.display()))),
+        },
+        Err(error) => (None, Some(words(&error))),
+    }
+}
+
+fn words(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}
+
+fn settings(config: &Config, mode: Mode, replies_known: bool) -> ScheduleSettings {
+    ScheduleSettings {
+        interval: Duration::from_secs(config.report.interval_seconds.into()),
+        floor: Duration::from_secs(mode.fastest_report_seconds().into()),
+        replies_known,
+    }
+}
+
+fn metrics_format(format: Format) -> MetricsFormat {
+    match format {
+        Format::Json => MetricsFormat::Json,
+        Format::Cbor => MetricsFormat::Cbor,
+    }
+}
+
+fn selection(config: &Config) -> InterfaceSelection {
+    match &config.report.interfaces {
+        AutoOr::Auto => InterfaceSelection::Auto,
+        AutoOr::Is(names) => InterfaceSelection::Named(names.iter().map(ToString::to_string).collect()),
+    }
+}
+
+fn format(config: &Config) -> Format {
+    match config.report.format {
+        ReportFormat::Json => Format::Json,
+        ReportFormat::Cbor => Format::Cbor,
+    }
+}
+
+fn names(config: &Config) -> Names {
+    match config.report.names {
+        ReportNames::Long => Names::Long,
+        ReportNames::Short => Names::Short,
+    }
+}
+
+fn max_bytes(config: &Config, kind: NucleusKind) -> usize {
+    match (&config.report.max_bytes, kind) {
+        (AutoOr::Is(bytes), _) => usize::try_from(*bytes).unwrap_or(MQTT_BYTES),
+        (AutoOr::Auto, kind) => sdk::max_payload_bytes(kind).unwrap_or(MQTT_BYTES),
+    }
+}

@@ -1,0 +1,186 @@
+//! `edge-warden doctor`: what works on this host, and what each lack costs.
+
+use std::io::Write;
+use std::path::Path;
+
+use edge_warden::collect::{HostCollector, HostPaths, HostSample, InterfaceSelection};
+use edge_warden::config::STATE_DIR_DEFAULT;
+use edge_warden::greengrass::sdk;
+use serde::Serialize;
+
+use super::{Exit, args, printable};
+
+/// One thing looked at.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Finding {
+    /// What was looked at.
+    what: &'static str,
+    /// How it is.
+    state: State,
+    /// What was seen.
+    seen: String,
+    /// What a lack costs, and what to do about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cost: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum State {
+    Works,
+    /// It works, with less.
+    Limited,
+    /// It does not work, and something that was asked for needs it.
+    Fails,
+    /// It does not apply here.
+    Absent,
+}
+
+/// Look at everything and print it.
+pub fn run(arguments: &args::Doctor) -> anyhow::Result<Exit> {
+    let sample = HostCollector::new(HostPaths::default()).collect();
+    let mut findings = vec![kernel(), interfaces(&sample)];
+    findings.extend(sockets(&sample));
+    findings.extend([notes(&sample), nucleus(), limits(), state_dir(Path::new(STATE_DIR_DEFAULT)), socket_dir()]);
+    let exit = if findings.iter().any(|finding| finding.state == State::Fails) { Exit::Unfit } else { Exit::Done };
+    let mut out = std::io::stdout().lock();
+    if arguments.json {
+        serde_json::to_writer_pretty(&mut out, &findings)?;
+        writeln!(out)?;
+        return Ok(exit);
+    }
+    for finding in &findings {
+        let mark = match finding.state {
+            State::Works => "ok     ",
+            State::Limited => "limited",
+            State::Fails => "FAILS  ",
+            State::Absent => "absent ",
+        };
+        writeln!(out, "{mark}  {}: {}", finding.what, printable(&finding.seen))?;
+        if let Some(cost) = &finding.cost {
+            writeln!(out, "         {}", printable(cost))?;
+        }
+    }
+    Ok(exit)
+}
+
+fn works(what: &'static str, seen: impl Into<String>) -> Finding {
+    Finding { what, state: State::Works, seen: seen.into(), cost: None }
+}
+
+fn lacks(what: &'static str, state: State, seen: impl Into<String>, cost: impl Into<String>) -> Finding {
+    Finding { what, state, seen: seen.into(), cost: Some(cost.into()) }
+}
+
+fn kernel() -> Finding {
+    let name = rustix::system::uname();
+    let text = format!("{} {} {}", name.sysname().to_string_lossy(), name.release().to_string_lossy(), name.machine().to_string_lossy());
+    works("kernel", text)
+}
+
+fn interfaces(sample: &HostSample) -> Finding {
+    match sample.counters(&InterfaceSelection::Auto) {
+        Ok(counted) if counted.is_empty() => lacks(
+            "interfaces",
+            State::Limited,
+            "none is counted",
+            "network_stats stay at 0; name interfaces with report.interfaces if that is wrong",
+        ),
+        Ok(counted) => works("interfaces", format!("counting {}", counted.into_keys().collect::<Vec<_>>().join(", "))),
+        Err(missing) => lacks("interfaces", State::Fails, missing.to_string(), "reports carry no network_stats"),
+    }
+}
+
+fn sockets(sample: &HostSample) -> Vec<Finding> {
+    let tcp = match (sample.established(), sample.listening_tcp()) {
+        (Ok(established), Ok(listening)) => {
+            works("TCP sockets", format!("{} established, {} listening", established.len(), listening.len()))
+        }
+        (Err(missing), _) | (_, Err(missing)) => lacks(
+            "TCP sockets",
+            State::Fails,
+            missing.to_string(),
+            "reports carry neither connections nor listening TCP ports",
+        ),
+    };
+    let udp = match sample.listening_udp() {
+        Ok(listening) => works("UDP sockets", format!("{} listening", listening.len())),
+        Err(missing) => {
+            lacks("UDP sockets", State::Fails, missing.to_string(), "reports carry no listening UDP ports")
+        }
+    };
+    vec![tcp, udp]
+}
+
+fn notes(sample: &HostSample) -> Finding {
+    if sample.notes.is_empty() {
+        return works("netlink", "sock_diag and rtnetlink answer");
+    }
+    let seen: Vec<String> = sample.notes.iter().map(ToString::to_string).collect();
+    lacks("netlink", State::Limited, seen.join("; "), "what is read from /proc instead costs more time with many sockets")
+}
+
+fn nucleus() -> Finding {
+    let names = ["SVCUID", "AWS_GG_NUCLEUS_DOMAIN_SOCKET_FILEPATH_FOR_COMPONENT", "AWS_IOT_THING_NAME"];
+    let missing: Vec<&str> = names.into_iter().filter(|name| std::env::var_os(name).is_none()).collect();
+    if missing.is_empty() {
+        return works("Greengrass IPC", "started by a nucleus");
+    }
+    lacks(
+        "Greengrass IPC",
+        State::Absent,
+        format!("not started by a nucleus ({} not set)", missing.join(", ")),
+        "nothing is published from here; deploy the component, or use run --standalone DIR",
+    )
+}
+
+fn limits() -> Finding {
+    let limits = sdk::ipc_limits();
+    let seen = format!("messages up to {} bytes, {} streams", limits.max_message_bytes, limits.max_streams);
+    if limits.max_message_bytes >= 262_144 && limits.max_streams >= 64 {
+        works("IPC limits of this binary", seen)
+    } else {
+        lacks(
+            "IPC limits of this binary",
+            State::Fails,
+            seen,
+            "a larger message ends the process; build inside the repository so that .cargo/config.toml is used",
+        )
+    }
+}
+
+fn state_dir(path: &Path) -> Finding {
+    let what = "state folder";
+    let shown = path.display();
+    match std::fs::metadata(path) {
+        Ok(folder) if folder.is_dir() => match rustix::fs::access(path, rustix::fs::Access::WRITE_OK) {
+            Ok(()) => works(what, format!("{shown} can be written")),
+            Err(error) => lacks(
+                what,
+                State::Limited,
+                format!("{shown}: {error}"),
+                "this user's agent could not keep report times; after a restart its first report would wait longer",
+            ),
+        },
+        Ok(_) => lacks(what, State::Fails, format!("{shown} is no folder"), "nothing can be saved; move it away"),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            works(what, format!("{shown} is made at the first run"))
+        }
+        Err(error) => lacks(what, State::Limited, format!("{shown}: {error}"), "this user cannot look; try with sudo"),
+    }
+}
+
+fn socket_dir() -> Finding {
+    let uid = rustix::process::geteuid();
+    if uid.is_root() {
+        works("control socket", "root may ask the agent")
+    } else {
+        lacks(
+            "control socket",
+            State::Limited,
+            format!("user {}", uid.as_raw()),
+            "only root and the agent's own user may ask a running agent; use sudo for status",
+        )
+    }
+}

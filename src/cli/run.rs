@@ -1,0 +1,234 @@
+//! `edge-warden run`: put the agent together and let it run.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, anyhow};
+use edge_warden::agent::clock::{Clock, SystemClock};
+use edge_warden::agent::{self, Ended, Parts, files};
+use edge_warden::collect::{HostCollector, HostPaths};
+use edge_warden::config::{Config, LogFormat, LogLevel, Mode, STATE_DIR_DEFAULT, load_component, load_file};
+use edge_warden::control::{self, SYSTEM_SOCKET};
+use edge_warden::greengrass::link::{Command, NucleusEvent, NucleusEvents, NucleusLink};
+use edge_warden::greengrass::sdk::SdkNucleus;
+use edge_warden::greengrass::standalone::StandaloneNucleus;
+use edge_warden::greengrass::{Nucleus, NucleusError, NucleusKind};
+use edge_warden::model::ThingName;
+use serde_json::Value;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tracing_subscriber::filter::LevelFilter;
+
+use super::logging::{self, LevelHandle};
+use super::{Exit, InvalidConfiguration, args};
+
+/// The last valid configuration a nucleus gave, in the state folder.
+const LAST_GOOD: &str = "last-good-configuration.json";
+/// Questions from the control socket that may wait for the loop.
+const QUESTIONS: usize = 16;
+
+/// What differs between a nucleus and the stand-in.
+struct Start {
+    link: NucleusLink,
+    events: NucleusEvents,
+    kind: NucleusKind,
+    core: ThingName,
+    mode: Mode,
+    config: Config,
+    config_error: Option<String>,
+    last_good_config: Option<PathBuf>,
+    state_dir: PathBuf,
+    socket: PathBuf,
+    log: LevelHandle,
+}
+
+/// Run the agent until it is told to stop.
+pub fn run(arguments: args::Run) -> anyhow::Result<Exit> {
+    let clock = SystemClock::accelerated(arguments.accelerate);
+    let start = match &arguments.standalone {
+        Some(dir) => begin_standalone(dir, &arguments, clock)?,
+        None => begin_greengrass(&arguments)?,
+    };
+    if arguments.accelerate != 1 {
+        tracing::warn!(factor = arguments.accelerate, "the clocks run faster than time does: for tests only");
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no event loop")?;
+    runtime.block_on(serve(start, clock, arguments.stop_after_reports))
+}
+
+async fn serve(start: Start, clock: SystemClock, stop_after_reports: Option<u64>) -> anyhow::Result<Exit> {
+    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be caught")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be caught")?;
+    files::make_folder(&start.state_dir)?;
+    let listener = control::listen(&start.socket)?;
+    let (sender, questions) = mpsc::channel(QUESTIONS);
+    tokio::spawn(control::serve(listener, sender));
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        thing = %start.core,
+        state = %start.state_dir.display(),
+        control = %start.socket.display(),
+        "edge-warden is running"
+    );
+    let log = start.log;
+    let parts = Parts {
+        clock,
+        link: start.link,
+        events: start.events,
+        host: Box::new(HostCollector::new(HostPaths::default())),
+        questions,
+        core: start.core,
+        kind: start.kind,
+        mode: start.mode,
+        config: start.config,
+        config_error: start.config_error,
+        include_dir: include_dir(),
+        boot_id: boot_id(),
+        state_dir: start.state_dir,
+        last_good_config: start.last_good_config,
+        stop_after_reports,
+        set_log_level: Box::new(move |level| {
+            let _ = log.modify(|filter| *filter = filter_of(level));
+        }),
+    };
+    let stop = async move {
+        tokio::select! {
+            _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
+            _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
+        }
+    };
+    let ended = agent::run(parts, stop).await;
+    let _ = std::fs::remove_file(&start.socket);
+    match ended {
+        Ended::Stopped => {
+            tracing::info!("stopped");
+            Ok(Exit::Done)
+        }
+        Ended::NucleusGone => Err(anyhow!("the link to the nucleus ended unexpectedly")),
+    }
+}
+
+fn begin_standalone(dir: &Path, arguments: &args::Run, clock: SystemClock) -> anyhow::Result<Start> {
+    let config = match &arguments.config {
+        Some(file) => load_file(file, Mode::Standalone).map_err(invalid)?,
+        None => Config::default(),
+    };
+    files::make_folder(dir)?;
+    let log = logging::start(filter_of(config.log.level), config.log.format == LogFormat::Json);
+    let (folder, thing) = (dir.to_owned(), arguments.thing.clone());
+    let (link, mut events) = NucleusLink::spawn(move |incoming| {
+        let nucleus = StandaloneNucleus::open(&folder, thing, incoming, move || clock.wall());
+        nucleus.map(|nucleus| Box::new(nucleus) as Box<dyn Nucleus>)
+    })?;
+    let (kind, core) = ready(&mut events)?;
+    Ok(Start {
+        link,
+        events,
+        kind,
+        core,
+        mode: Mode::Standalone,
+        config,
+        config_error: None,
+        last_good_config: None,
+        state_dir: dir.join("state"),
+        socket: control::socket_path(Some(dir)),
+        log,
+    })
+}
+
+fn begin_greengrass(arguments: &args::Run) -> anyhow::Result<Start> {
+    let log = logging::start(LevelFilter::INFO, false);
+    let (link, mut events) =
+        NucleusLink::spawn(|incoming| SdkNucleus::connect(incoming).map(|nucleus| Box::new(nucleus) as Box<dyn Nucleus>))?;
+    let (kind, core) = ready(&mut events)?;
+    let fixed_dir = arguments.state_dir.clone();
+    let last_good = fixed_dir.clone().unwrap_or_else(|| PathBuf::from(STATE_DIR_DEFAULT)).join(LAST_GOOD);
+    link.send(Command::Configuration)?;
+    let answer = loop {
+        match events.blocking_recv() {
+            Some(NucleusEvent::Configuration(answer)) => break answer,
+            Some(_) => {}
+            None => return Err(anyhow!("the link to the nucleus ended unexpectedly")),
+        }
+    };
+    let (config, config_error) = choose(answer, &last_good)?;
+    let _ = log.modify(|filter| *filter = filter_of(config.log.level));
+    if config.log.format == LogFormat::Json {
+        tracing::warn!("log.format json takes effect in standalone only; the nucleus adds its own format");
+    }
+    Ok(Start {
+        link,
+        events,
+        kind,
+        core,
+        mode: Mode::Greengrass,
+        config_error,
+        last_good_config: Some(last_good),
+        socket: fixed_dir.as_ref().map_or_else(|| PathBuf::from(SYSTEM_SOCKET), |dir| dir.join("control.sock")),
+        state_dir: fixed_dir.unwrap_or_else(|| config.state_dir.clone()),
+        config,
+        log,
+    })
+}
+
+/// The configuration to begin with: the nucleus's if it is valid, else the last valid one.
+fn choose(answer: Result<Value, NucleusError>, last_good: &Path) -> anyhow::Result<(Config, Option<String>)> {
+    let error = match answer {
+        Ok(value) => match load_component(value.clone(), &include_dir(), Mode::Greengrass) {
+            Ok(config) => {
+                if let Some(folder) = last_good.parent() {
+                    files::make_folder(folder)?;
+                }
+                agent::remember_configuration(last_good, &value);
+                return Ok((config, None));
+            }
+            Err(error) => invalid(error),
+        },
+        Err(error) => anyhow!(error).context("the configuration cannot be read from the nucleus"),
+    };
+    let older = files::read(last_good)
+        .ok()
+        .flatten()
+        .and_then(|content| serde_json::from_slice(&content).ok())
+        .and_then(|value| load_component(value, &include_dir(), Mode::Greengrass).ok());
+    match older {
+        Some(config) => {
+            tracing::error!(error = format!("{error:#}"), "the configuration is refused; the last valid one is in force");
+            Ok((config, Some(format!("{error:#}"))))
+        }
+        // a first deployment with an invalid configuration: failing lets Greengrass roll it back
+        None => Err(error),
+    }
+}
+
+fn invalid(error: edge_warden::config::ConfigError) -> anyhow::Error {
+    InvalidConfiguration(format!("{:#}", anyhow::Error::new(error))).into()
+}
+
+fn ready(events: &mut NucleusEvents) -> anyhow::Result<(NucleusKind, ThingName)> {
+    match events.blocking_recv() {
+        Some(NucleusEvent::Ready { kind, core }) => Ok((kind, core)),
+        Some(NucleusEvent::Unavailable(error)) => Err(error.into()),
+        other => Err(anyhow!("the link to the nucleus began with {other:?}")),
+    }
+}
+
+/// Relative includes of a deployed configuration are artifacts beside the binary.
+fn include_dir() -> PathBuf {
+    std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.to_owned())).unwrap_or_default()
+}
+
+/// Times saved in another boot mean nothing in this one; when the kernel does not name it, no saved one matches.
+fn boot_id() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .map_or_else(|_| format!("unknown-{}", std::process::id()), |id| id.trim().to_owned())
+}
+
+fn filter_of(level: LogLevel) -> LevelFilter {
+    match level {
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Trace => LevelFilter::TRACE,
+    }
+}

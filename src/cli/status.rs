@@ -1,0 +1,73 @@
+//! `edge-warden status`: what the running agent says about itself.
+
+use std::io::Write;
+
+use edge_warden::control::{Request, ask, socket_path};
+use serde_json::Value;
+
+use super::{Exit, args, printable};
+
+/// Ask and print.
+pub fn run(arguments: &args::Status) -> anyhow::Result<Exit> {
+    let status = ask(&socket_path(arguments.standalone.as_deref()), &Request::Status)?;
+    let mut out = std::io::stdout().lock();
+    if arguments.json {
+        serde_json::to_writer_pretty(&mut out, &status)?;
+        writeln!(out)?;
+        return Ok(Exit::Done);
+    }
+    let text = |value: &Value| match value {
+        Value::String(text) => printable(text),
+        Value::Null => "-".to_owned(),
+        other => printable(&other.to_string()),
+    };
+    let at = |path: &str| status.pointer(path).map_or_else(|| "-".to_owned(), text);
+    writeln!(out, "edge-warden {} on the {} nucleus, thing {}, up {} s", at("/version"), at("/nucleus"), at("/thing"), at("/upSeconds"))?;
+    writeln!(out)?;
+    writeln!(out, "REPORTS ({}, at most {} bytes)", at("/reports/format"), at("/reports/maxBytes"))?;
+    let mut rows = super::plain_table();
+    rows.set_header(vec!["thing", "last report", "fate", "next in", "accepted", "rejected", "unanswered", "not sent"]);
+    for thing in status.pointer("/reports/things").and_then(Value::as_array).into_iter().flatten() {
+        let field = |path: &str| thing.pointer(path).map_or_else(|| "-".to_owned(), text);
+        rows.add_row(vec![
+            field("/thing"),
+            field("/lastReportId"),
+            fate(thing.get("lastReport")),
+            format!("{} s", field("/nextInSeconds")),
+            field("/counts/accepted"),
+            field("/counts/rejected"),
+            field("/counts/unacknowledged"),
+            field("/counts/notSent"),
+        ]);
+    }
+    writeln!(out, "{rows}")?;
+    for (what, path) in [
+        ("cut", "/reports/lastCut/cut"),
+        ("not saved", "/reports/saveError"),
+        ("replies not heard", "/replySubscriptions/error"),
+        ("configuration refused", "/configuration/reload/error"),
+    ] {
+        if status.pointer(path).is_some_and(|value| !value.is_null()) {
+            writeln!(out, "  {what}: {}", at(path))?;
+        }
+    }
+    writeln!(out)?;
+    writeln!(out, "SOURCES")?;
+    let mut rows = super::plain_table();
+    for (name, state) in status.pointer("/reports/sources").and_then(Value::as_object).into_iter().flatten() {
+        rows.add_row(vec![printable(name), text(state)]);
+    }
+    writeln!(out, "{rows}")?;
+    for note in status.pointer("/reports/notes").and_then(Value::as_array).into_iter().flatten() {
+        writeln!(out, "  note: {}", text(note))?;
+    }
+    Ok(Exit::Done)
+}
+
+fn fate(fate: Option<&Value>) -> String {
+    match fate {
+        Some(Value::String(word)) => printable(word),
+        Some(Value::Object(object)) => object.iter().map(|(word, detail)| printable(&format!("{word} {detail}"))).collect(),
+        _ => "-".to_owned(),
+    }
+}
