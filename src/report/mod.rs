@@ -14,10 +14,14 @@ mod id;
 mod keys;
 mod ledger;
 mod reply;
-// mod schedule;
+mod schedule;
 
 pub use document::Report;
 pub use encode::{Cut, EncodeError, Encoded, Format, Names, encode};
 pub use id::next_report_id;
 pub use ledger::{Ledger, LedgerState};
 pub use reply::{Outcome, Rejection, Reply, ReplyError};
+pub use schedule::{
+    Due, Fate, ReplyMatch, ReportCounts, Schedule, ScheduleSettings, ScheduleState, THROTTLE_CAP, THROTTLE_WAIT,
+    ThingReportStatus, ThingState,
+};
