@@ -182,4 +182,21 @@ pub trait Nucleus: Send {
         shadow: Option<&str>,
         document: &[u8],
     ) -> Result<(), NucleusError>;
+
+    /// Write desired state as the cloud side would: merged into the shadow, null deletes. Only the embedded stand-in
+    /// can; with a real nucleus that is the cloud's part. Returns the whole document afterwards.
+    ///
+    /// # Errors
+    /// [`NucleusError::Unsupported`] on a real nucleus, else any [`NucleusError`].
+    fn write_desired(
+        &mut self,
+        thing: &ThingName,
+        shadow: Option<&str>,
+        desired: &Value,
+    ) -> Result<Value, NucleusError> {
+        let _ = (shadow, desired);
+        Err(NucleusError::Unsupported {
+            what: format!("write desired state of {thing}"),
+        })
+    }
 }
