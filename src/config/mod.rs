@@ -1,1 +1,39 @@
 //! Configuration: as written ([`RawConfig`]) and as used ([`Config`], which cannot be invalid).
+//!
+//! ```text
+//!  file (YAML, JSON) ─ file::parse ─┐
+//!                                   ├─▶ RawConfig ── resolve_includes ──▶ check(mode) ──▶ Config
+//!  component configuration ─────────┘       every problem found on the way is kept and shown together
+//! ```
+//!
+//! Reading files is the only I/O here, in [`load_file`] and [`load_component`]; the rest is pure.
+
+mod check;
+mod choice;
+mod devices;
+mod effective;
+mod file;
+mod leaf;
+mod problem;
+mod raw;
+mod sections;
+mod values;
+
+pub use choice::{
+    Enforcement, LeaseFormat, LogFormat, LogLevel, Posture, ReportFormat, ReportNames, ShadowSource, TableOwnership,
+    UnknownDevices,
+};
+pub use effective::{
+    BROKER_PORTS_DEFAULT, Config, Detect, Device, Discovery, INTERVAL_SECONDS_DEFAULT, Lan, LeaseFile, Log,
+    MAX_BROKER_PORTS, MAX_DEVICES, Quarantine, QuarantineShadow, RESTART_KEYS, Report, SAMPLE_SECONDS_DEFAULT,
+    SHADOW_NAME_DEFAULT, STATE_DIR_DEFAULT,
+};
+pub use file::{MAX_FILE_BYTES, MAX_INCLUDES, load_component, load_file, read_limited};
+pub use problem::{ConfigError, MAX_PROBLEMS, Problem, Problems};
+pub use raw::{
+    RawConfig, RawDetect, RawDevice, RawDiscovery, RawLan, RawLeaseFile, RawLog, RawQuarantine, RawReport, RawShadow,
+};
+pub use sections::keys;
+pub use values::{
+    AutoOr, Changes, HOSTNAME_PLACEHOLDER, InterfaceName, Mode, Network, Protected, ShadowName, ThingNameTemplate,
+};
