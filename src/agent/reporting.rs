@@ -240,7 +240,7 @@ impl Reporting {
                     }
                     (Outcome::Accepted, _) => tracing::info!(%thing, report = reply.report_id, "report accepted"),
                     (Outcome::Rejected(rejection), _) => {
-                        tracing::warn!(%thing, report = reply.report_id, "report rejected: {rejection}");
+                        tracing::warn!(%thing, report = reply.report_id, code = rejection.code, message = rejection.message, "report rejected");
                     }
                 }
                 true
@@ -368,7 +368,7 @@ fn metrics_format(format: Format) -> MetricsFormat {
 fn selection(config: &Config) -> InterfaceSelection {
     match &config.report.interfaces {
         AutoOr::Auto => InterfaceSelection::Auto,
-        AutoOr::Is(names) => InterfaceSelection::Named(names.iter().map(ToString::to_string).collect()),
+        AutoOr::Is(names) => InterfaceSelection::Listed(names.iter().map(|name| name.as_str().to_owned()).collect()),
     }
 }
 
