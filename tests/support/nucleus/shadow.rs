@@ -205,10 +205,9 @@ impl Shadows {
             let message = json!({"version": after.version, "timestamp": now, "state": delta, "metadata": metadata});
             announcements.push(("update/delta", with_token(message)));
         }
-        let mut documents = json!({"current": after.parts(), "timestamp": now});
-        if let Some(before) = before {
-            documents["previous"] = before.parts().into();
-        }
+        // A new document has `"previous": null` (ShadowManager's ResponseMessageBuilder).
+        let previous = before.map(Document::parts);
+        let documents = json!({"previous": previous, "current": after.parts(), "timestamp": now});
         announcements.push(("update/documents", with_token(documents)));
         Updated {
             accepted,
@@ -362,9 +361,11 @@ mod tests {
                                     "metadata": {"quarantine": {"timestamp": 5}}})
             )
         );
-        assert!(updated.announcements[1].1.get("previous").is_none());
+        assert_eq!(updated.announcements[1].1.get("previous"), Some(&Value::Null));
+        assert_eq!(updated.announcements[1].1["current"]["version"], 1);
         let updated = update(&mut shadows, &json!({"state": {"reported": {"quarantine": true}}}), 6).unwrap();
         assert_eq!(updated.announcements.len(), 1);
+        assert_eq!(updated.announcements[0].1["previous"]["version"], 1);
         let full = shadows.get(&key(), 9).unwrap();
         assert_eq!(
             full,
