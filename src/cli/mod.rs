@@ -58,7 +58,7 @@ pub fn printable(text: &str) -> String {
 #[must_use]
 pub fn plain_table() -> comfy_table::Table {
     let mut table = comfy_table::Table::new();
-    table.load_preset(comfy_table::presets::NOTHING);
+    table.load_style(comfy_table::presets::NOTHING);
     table
 }
 
