@@ -5,6 +5,13 @@
 //! defaults. A first line `# mode: standalone` chooses the mode. `UPDATE_GOLDEN=1 cargo test --test config` rewrites
 //! the expectations; read the diff.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests stop at the first surprise; clippy.toml covers the #[test] functions but not what they share"
+)]
+
 use std::error::Error;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
