@@ -1,5 +1,6 @@
 //! From as written to as used: every rule of docs/configuration.md.
 
+use std::collections::HashSet;
 use std::num::NonZeroU16;
 
 use serde_json::Value;
@@ -49,6 +50,7 @@ impl RawConfig {
             include,
             log,
             included,
+            main_file,
             mut problems,
         } = self;
         let found = &mut problems;
@@ -89,7 +91,10 @@ impl RawConfig {
         if problems.is_empty() {
             Ok(config)
         } else {
-            Err(ConfigError::Invalid { problems })
+            Err(ConfigError::Invalid {
+                file: main_file,
+                problems,
+            })
         }
     }
 }
@@ -291,9 +296,14 @@ fn check_quarantine(raw: RawQuarantine, included: &[Included], problems: &mut Pr
         |lists| lists.quarantine.as_ref()?.protected.as_ref(),
         problems,
     );
+    let mut seen = HashSet::new();
     let mut protected = Vec::new();
     for (place, item) in within(MAX_PROTECTED, items, "quarantine.protected", problems) {
-        protected.extend(problems.text(&place, &item, Protected::EXPECTED, str::parse));
+        if let Some(entry) = problems.text::<Protected>(&place, &item, Protected::EXPECTED, str::parse)
+            && seen.insert(entry.clone())
+        {
+            protected.push(entry);
+        }
     }
     Quarantine {
         enforcement: choice(problems, &place, "enforcement", raw.enforcement),

@@ -38,6 +38,8 @@ impl<A: Copy + Eq + Hash + fmt::Display> Claims<A> {
                 list.push(address);
             }
             Some((owner, _)) if *owner == index => {}
+            // The name itself was refused as used twice.
+            Some((owner, _)) if same_thing(things, *owner, index) => {}
             Some((owner, first)) => {
                 let name = |index: usize| match things.get(index) {
                     Some((Some(name), _)) => format!("thing {name}"),
@@ -46,11 +48,22 @@ impl<A: Copy + Eq + Hash + fmt::Display> Claims<A> {
                 let (this, other) = (name(index), name(*owner));
                 problems.push(place.problem(
                     value,
-                    format!("stands under {this} here and under {other} at {first}"),
-                    "an address belongs to one thing; remove it from the other",
+                    format!(
+                        "stands under {this} here and under {other} at {}",
+                        first.seen_from(place)
+                    ),
+                    "an address belongs to one thing, remove it from the other",
                 ));
             }
         }
+    }
+}
+
+/// True when the things `a` and `b` have the same valid name.
+fn same_thing(things: &[(Option<ThingName>, Place)], a: usize, b: usize) -> bool {
+    match (things.get(a), things.get(b)) {
+        (Some((Some(a), _)), Some((Some(b), _))) => a == b,
+        _ => false,
     }
 }
 
@@ -123,7 +136,7 @@ fn thing_name(
     if let Some(first) = names.get(&name) {
         problems.push(place.problem(
             value,
-            format!("is already used at {first}"),
+            format!("is already used at {}", first.seen_from(place)),
             "list a thing once, with all its addresses",
         ));
     } else {

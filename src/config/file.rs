@@ -104,8 +104,9 @@ impl RawConfig {
             };
             seen.push(path.clone());
             let value = match reader(&path) {
-                Ok(bytes) => parse(&path, &bytes).map_err(|error| format!("cannot be used: {error}")),
-                Err(error) => Err(format!("cannot be read: {error}")),
+                Ok(bytes) => parse(&path, &bytes)
+                    .map_err(|error| (format!("cannot be used: {error}"), "correct that file".to_owned())),
+                Err(error) => Err((format!("cannot be read: {error}"), expected)),
             };
             match value {
                 Ok(value) => {
@@ -114,7 +115,7 @@ impl RawConfig {
                         self.included.push(Included { file, lists });
                     }
                 }
-                Err(wrong) => self.problems.push(place.problem(&item, wrong, expected)),
+                Err((wrong, expected)) => self.problems.push(place.problem(&item, wrong, expected)),
             }
         }
         self
@@ -190,9 +191,31 @@ fn yaml(path: &Path, text: &str) -> Result<Value, ConfigError> {
             path: path.to_owned(),
             line,
             column,
-            message: error.to_string(),
+            message: yaml_message(&error, &format!(" at line {line}, column {column}")),
         }
     })
+}
+
+/// What is wrong with a YAML text, for people rather than callers of the parser; `position` is left out where the
+/// parser repeats it at the end.
+fn yaml_message(error: &serde_saphyr::Error, position: &str) -> String {
+    use serde_saphyr::Error;
+    match error {
+        Error::DuplicateMappingKey { key: Some(key), .. } => {
+            let key: String = key.chars().take(60).collect();
+            format!("the key {key:?} stands here twice")
+        }
+        Error::MultipleDocuments { .. } => "a second document starts here; write one document in a file".to_owned(),
+        // Past the limit the parser wraps the reason in where the alias was used.
+        Error::AliasReplayLimitExceeded { .. } | Error::AliasError { .. } => {
+            "aliases (*name) stand for too much here; write the values out".to_owned()
+        }
+        Error::NonFiniteFloat { value, .. } => format!("{value} is not a number that any key takes"),
+        _ => {
+            let message = error.render_with_formatter(&serde_saphyr::UserMessageFormatter);
+            message.strip_suffix(position).unwrap_or(&message).to_owned()
+        }
+    }
 }
 
 /// A JSON value in which no key stands twice: serde_json would keep the last and say nothing.

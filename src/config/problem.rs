@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
@@ -45,7 +45,8 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Every problem of one configuration, in the order of the documented keys. Never empty when it is an error.
+/// Every problem of one configuration: misplaced and unknown keys, then included files, then values. Never empty when
+/// it is an error.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Problems {
     kept: Vec<Problem>,
@@ -149,11 +150,19 @@ pub enum ConfigError {
         message: String,
     },
     /// The text is readable, but keys or values are wrong.
-    #[error("{problems}")]
+    #[error("{}{problems}", heading(file.as_deref()))]
     Invalid {
+        /// The main configuration, when it is a file.
+        file: Option<PathBuf>,
         /// All that is wrong.
         problems: Problems,
     },
+}
+
+fn heading(file: Option<&Path>) -> String {
+    file.map_or_else(String::new, |file| {
+        format!("{} is not a valid configuration:\n", file.display())
+    })
 }
 
 /// Where a value stands: which file, which dotted key.
@@ -198,6 +207,15 @@ impl Place {
         }
     }
 
+    /// This place in a message about `other`, which may be in another file.
+    pub(super) fn seen_from(&self, other: &Self) -> String {
+        match &self.file {
+            _ if self.file == other.file => self.key.clone(),
+            Some(file) => format!("{} in {}", self.key, shorten(file)),
+            None => format!("{} in the main configuration", self.key),
+        }
+    }
+
     /// A problem with the value found here.
     pub(super) fn problem(&self, value: &Value, wrong: impl Into<String>, expected: impl Into<String>) -> Problem {
         Problem {
@@ -214,15 +232,6 @@ impl Place {
             value: None,
             wrong: wrong.into(),
             expected: expected.into(),
-        }
-    }
-}
-
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.file {
-            Some(file) => write!(f, "{} in {}", self.key, shorten(file)),
-            None => f.write_str(&self.key),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The configuration as written: which keys exist where. Values are kept as written and judged in `check`, so that
 //! every problem is found in one go.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -42,6 +42,9 @@ pub struct RawConfig {
     /// What the included files add, once resolved.
     #[serde(skip)]
     pub(super) included: Vec<Included>,
+    /// The file this is from, if any.
+    #[serde(skip)]
+    pub(super) main_file: Option<PathBuf>,
     /// What was wrong on the way here.
     #[serde(skip)]
     pub(super) problems: Problems,
@@ -206,6 +209,10 @@ impl RawConfig {
     /// # Errors
     /// [`ConfigError::TooLarge`], [`ConfigError::NotUtf8`], [`ConfigError::Syntax`].
     pub fn from_bytes(path: &Path, bytes: &[u8]) -> Result<Self, ConfigError> {
-        file::parse(path, bytes).map(Self::from_value)
+        let value = file::parse(path, bytes)?;
+        Ok(Self {
+            main_file: Some(path.to_owned()),
+            ..Self::from_value(value)
+        })
     }
 }

@@ -81,7 +81,7 @@ pub(super) fn read_included(file: &str, value: Value, problems: &mut Problems) -
             .any(|(path, names)| *path == section && names().contains(&key));
         if known {
             return (
-                "does not belong into an included file".to_owned(),
+                "does not belong in an included file".to_owned(),
                 "write it in the main configuration; included files add to devices, customMetrics, discovery.leases, \
                  detect.profiles and quarantine.protected"
                     .to_owned(),
@@ -98,7 +98,7 @@ pub(super) fn read_item<T: DeserializeOwned>(value: Value, place: &Place, proble
         // A null section means its defaults; a null item means nothing at all.
         problems.push(place.problem(
             &value,
-            "is no mapping",
+            "is not a mapping",
             format!("write the keys {}", fields::<T>().join(", ")),
         ));
         return None;
@@ -116,7 +116,7 @@ fn list_of(place: &Place) -> String {
 
 /// What to say about `key`, which `section` with the keys `expected` does not have.
 fn unknown_key(section: &str, key: &str, expected: &[&str]) -> (String, String) {
-    let wrong = "is no key of this version".to_owned();
+    let wrong = "is not a key of this version".to_owned();
     let advice = if let Some(near) = similar(key, expected.iter().copied()) {
         format!("did you mean {near}?")
     } else if let Some(elsewhere) = keys()
@@ -160,7 +160,11 @@ fn read_sections<T: DeserializeOwned>(
             Value::Object(map) => map,
             Value::Null => continue,
             other => {
-                problems.push(here.problem(other, "is no mapping", format!("write the keys {}", names().join(", "))));
+                problems.push(here.problem(
+                    other,
+                    "is not a mapping",
+                    format!("write the keys {}", names().join(", ")),
+                ));
                 *other = Value::Null;
                 if section.is_empty() {
                     return None;
