@@ -112,7 +112,7 @@ impl Entry {
             .map(|wait| Duration::from_secs(wait).clamp(THROTTLE_WAIT, cap));
         let throttled_until = throttle_wait.map(|wait| {
             let by_boot_clock = saved.throttled_until_boot_millis.filter(|_| same_boot).map(boot_time);
-            let by_last_report = || last.map_or(now.after(wait), |last| last.after(wait));
+            let by_last_report = || last.map_or_else(|| now.after(wait), |last| last.after(wait));
             by_boot_clock.unwrap_or_else(by_last_report).min(now.after(cap))
         });
         Self {
