@@ -125,7 +125,7 @@ impl Entry {
         }
     }
 
-    pub(super) fn status(&self, thing: &ThingName, floor: Duration, now: Monotonic) -> ThingReportStatus {
+    pub(super) fn status(&self, thing: &ThingName, now: Monotonic) -> ThingReportStatus {
         let whole = |at: Monotonic| millis(at.since(now)).div_ceil(1000);
         let publishing = self.fate == Fate::Publishing;
         ThingReportStatus {
@@ -133,7 +133,7 @@ impl Entry {
             last_report_id: self.last_report_id,
             last_report_time: self.last.map(|last| last.wall),
             last_report: self.fate.clone(),
-            next_in_seconds: self.earliest(floor).filter(|_| !publishing).map_or(0, whole),
+            next_in_seconds: self.earliest().filter(|_| !publishing).map_or(0, whole),
             throttled_for_seconds: self.throttled_until.map(whole).filter(|seconds| *seconds > 0),
             replies_silent: self.is_silent(),
             counts: self.counts,
