@@ -60,7 +60,10 @@ def check(path):
     cut = "maxBytes" in json.loads((case / "reading.json").read_text())
     spelling = path.name.split(".")[0]
     stream = io.BytesIO(raw)
-    decoded = cbor2.load(stream)
+    try:
+        decoded = cbor2.load(stream)
+    except cbor2.CBORDecodeError as error:
+        return f"not CBOR: {error}"
     if stream.read():
         return "bytes after the end"
     if not same(decoded, json.loads((case / f"{spelling}.json").read_text()), cut):
@@ -75,7 +78,7 @@ def main(root):
     wrong = [f"{path}: {problem}" for path in files if (problem := check(path))]
     if wrong:
         sys.exit("\n".join(wrong))
-    print(f"{len(files)} CBOR reports read by cbor2 {cbor2.__version__ if hasattr(cbor2, '__version__') else ''}: all as in JSON")
+    print(f"{len(files)} CBOR reports read by cbor2: all as in JSON")
 
 
 if __name__ == "__main__":
