@@ -325,15 +325,16 @@ impl Schedule {
     }
 
     fn forget_oldest(&mut self) {
-        let mut gone: Vec<_> = self
-            .entries
-            .iter()
-            .filter(|(_, entry)| entry.due.is_none())
+        let gone = self.entries.iter().filter(|(_, entry)| entry.due.is_none());
+        let too_many = gone.clone().count().saturating_sub(REMEMBERED);
+        if too_many == 0 {
+            return;
+        }
+        let mut oldest: Vec<_> = gone
             .map(|(thing, entry)| (entry.last.map(|last| last.wall), thing.clone()))
             .collect();
-        let too_many = gone.len().saturating_sub(REMEMBERED);
-        gone.sort_unstable();
-        for (_, thing) in gone.into_iter().take(too_many) {
+        oldest.sort_unstable();
+        for (_, thing) in oldest.into_iter().take(too_many) {
             self.entries.remove(&thing);
         }
     }

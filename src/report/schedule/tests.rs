@@ -515,7 +515,7 @@ fn a_local_thing_reports_its_traffic_since_its_first_sample() {
 #[test]
 fn memory_of_things_gone_is_bounded() {
     let mut schedule = Schedule::new(settings(300), None, BOOT, at(0), wall(0));
-    for n in 0..3_000 {
+    for n in 0..1_200 {
         schedule.set_things(&[name(&format!("thing-{n}"))], at(n));
     }
     assert!(schedule.state().things.len() <= REMEMBERED + 1);
