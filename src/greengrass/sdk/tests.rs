@@ -1,10 +1,16 @@
+#![allow(unsafe_code, reason = "one text that is no UTF-8, as the SDK may hand it over")]
+
 use std::io::Read;
 use std::os::unix::net::UnixListener;
 use std::sync::{Arc, Mutex};
 
+use gg_sdk::Object;
 use serde_json::json;
 
+use super::raw::*;
+use super::read::*;
 use super::*;
+use crate::greengrass::Incoming;
 
 fn environment(pairs: &[(&str, &str)]) -> Result<Environment, NucleusError> {
     let find = |name: &str| {
