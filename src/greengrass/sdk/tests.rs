@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex};
 use gg_sdk::Object;
 use serde_json::json;
 
+mod conversation;
+
 use super::raw::*;
 use super::read::*;
 use super::*;
@@ -207,7 +209,14 @@ fn errors_keep_the_nucleus_words() {
     assert!(matches!(own(gg_sdk::Error::Failure), NucleusError::Failed { .. }));
 }
 
+/// A process has one connection, so what needs none, a refused one and an open one is tried in this order.
 #[test]
+fn the_connection_before_while_and_after_it_is_refused_and_open() {
+    without_a_connection_every_request_says_so();
+    the_ipc_limits_are_the_raised_ones();
+    conversation::a_nucleus_is_talked_to();
+}
+
 fn without_a_connection_every_request_says_so() {
     let answer = raw_call(
         "UpdateState",
@@ -243,7 +252,6 @@ fn bytes_sent_to_connect(token: &str) -> usize {
 
 /// The limits in `CFLAGS` are those the C code really has: a packet just below is sent, one just above is not. A control
 /// character takes six bytes in JSON, so a token of the SDK's longest string can exceed the limit.
-#[test]
 fn the_ipc_limits_are_the_raised_ones() {
     assert_eq!(
         ipc_limits(),
