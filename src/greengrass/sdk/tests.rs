@@ -209,6 +209,14 @@ fn errors_keep_the_nucleus_words() {
     assert!(matches!(own(gg_sdk::Error::Failure), NucleusError::Failed { .. }));
 }
 
+/// Without it a string above 65,535 bytes, which any device can send, is a failed assertion: the process aborts. With it
+/// the conversation below also sends such a message.
+#[test]
+#[ignore = "until .cargo/config.toml has -DNDEBUG in CFLAGS"]
+fn the_c_code_is_built_without_assertions() {
+    assert!(option_env!("CFLAGS").is_some_and(|flags| flags.contains("-DNDEBUG")));
+}
+
 /// A process has one connection, so what needs none, a refused one and an open one is tried in this order.
 #[test]
 fn the_connection_before_while_and_after_it_is_refused_and_open() {
