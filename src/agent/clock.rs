@@ -28,7 +28,11 @@ impl SystemClock {
     /// Clocks that run `factor` times as fast as time does from now on; 1 in earnest.
     #[must_use]
     pub fn accelerated(factor: u32) -> Self {
-        Self { start: boottime(), start_wall: realtime(), factor: factor.max(1) }
+        Self {
+            start: boottime(),
+            start_wall: realtime(),
+            factor: factor.max(1),
+        }
     }
 }
 

@@ -22,7 +22,7 @@ use tokio::task::JoinHandle;
 use crate::collect::HostSample;
 use crate::config::{Config, LogLevel, Mode};
 use crate::control::{Answer, Asked, Request};
-use crate::greengrass::link::{Command, NucleusEvent, NucleusEvents, NucleusLink, Token};
+use crate::greengrass::link::{Command, NucleusEvent, NucleusEvents, NucleusLink, Stopped, Token};
 use crate::greengrass::topic::ShadowNameError;
 use crate::greengrass::{ComponentState, Destination, NucleusError, NucleusKind};
 use crate::model::{Monotonic, ThingName};
@@ -33,7 +33,7 @@ use clock::Clock;
 use host::HostSource;
 use reload::Reload;
 use replies::Replies;
-use reporting::Reporting;
+use reporting::{Place, Reporting};
 
 /// The loop looks at the clock at least this often, so suspend and clock changes are noticed.
 const LONGEST_NAP: Duration = Duration::from_secs(5);
@@ -50,6 +50,8 @@ pub struct Parts<C> {
     pub host: Box<dyn HostSource>,
     /// Questions from the control socket.
     pub questions: mpsc::Receiver<Asked>,
+    /// Asks to read the configuration anew (SIGHUP).
+    pub reloads: mpsc::Receiver<()>,
     /// The core device's thing.
     pub core: ThingName,
     /// Which nucleus it is.
@@ -121,10 +123,24 @@ impl Tokens {
 
 /// Run until `stop` completes. The nucleus link is stopped before this returns.
 pub async fn run<C: Clock>(parts: Parts<C>, stop: impl Future<Output = ()>) -> Ended {
-    let Parts { clock, link, mut events, host, mut questions, .. } = parts;
+    let Parts {
+        clock,
+        link,
+        mut events,
+        host,
+        mut questions,
+        mut reloads,
+        ..
+    } = parts;
     let now = clock.monotonic();
-    let reporting =
-        Reporting::begin(&parts.config, parts.mode, parts.kind, &parts.core, &parts.state_dir, &parts.boot_id, now, clock.wall());
+    let place = Place {
+        mode: parts.mode,
+        kind: parts.kind,
+        core: &parts.core,
+        state_dir: &parts.state_dir,
+        boot_id: &parts.boot_id,
+    };
+    let reporting = Reporting::begin(&parts.config, &place, now, clock.wall());
     let mut agent = Agent {
         link,
         kind: parts.kind,
@@ -165,6 +181,7 @@ pub async fn run<C: Clock>(parts: Parts<C>, stop: impl Future<Output = ()>) -> E
                 None => break Ended::NucleusGone,
             },
             Some(asked) = questions.recv() => agent.answer(asked),
+            Some(()) = reloads.recv() => agent.send(Command::Configuration),
             sample = finished(&mut measuring) => {
                 measuring = None;
                 agent.measured(sample);
@@ -188,12 +205,15 @@ async fn finished(measuring: &mut Option<Measuring>) -> Option<(Box<dyn HostSour
 /// Unsubscribe everything before the process ends: killing a subscriber in the middle of a flood has been seen to hang
 /// nucleus lite. Bounded, because the nucleus itself may hang.
 async fn ended_link(link: NucleusLink) {
-    let _ = tokio::task::spawn_blocking(move || link.stop(Duration::from_millis(1200))).await;
+    if let Ok(Stopped::TimedOut) = tokio::task::spawn_blocking(move || link.stop(Duration::from_millis(1200))).await {
+        tracing::warn!("the nucleus did not answer in time; its subscriptions end with this process");
+    }
 }
 
 impl<C: Clock> Agent<C> {
     fn is_done(&self) -> bool {
-        self.stop_after_reports.is_some_and(|wanted| self.reporting.accepted_of_core(self.clock.monotonic()) >= wanted)
+        self.stop_after_reports
+            .is_some_and(|wanted| self.reporting.accepted_of_core(self.clock.monotonic()) >= wanted)
     }
 
     fn nap(&self, measuring: bool) -> Duration {
@@ -241,10 +261,17 @@ impl<C: Clock> Agent<C> {
             self.reporting.publishing(token, &publish);
             // before the publish: not even a crash right after it may bring the next report too early
             self.reporting.persist(&self.state_dir);
-            let command =
-                Command::Publish { token, to: Destination::IotCore, topic: publish.topic, payload: publish.payload };
+            let command = Command::Publish {
+                token,
+                to: Destination::IotCore,
+                topic: publish.topic,
+                payload: publish.payload,
+            };
             if let Err(error) = self.link.send(command) {
-                let error = NucleusError::Failed { what: "publish".to_owned(), detail: error.to_string() };
+                let error = NucleusError::Failed {
+                    what: "publish".to_owned(),
+                    detail: error.to_string(),
+                };
                 self.reporting.published(token, Err(error), now);
             }
         }
@@ -331,7 +358,12 @@ impl<C: Clock> Agent<C> {
                     }
                 };
                 let token = self.tokens.next();
-                match self.link.send(Command::WriteDesired { token, thing, shadow, desired }) {
+                match self.link.send(Command::WriteDesired {
+                    token,
+                    thing,
+                    shadow,
+                    desired,
+                }) {
                     Ok(()) => {
                         self.asked.insert(token, asked.reply);
                     }

@@ -45,10 +45,12 @@ impl Replies {
             return;
         }
         self.wanted = filters;
-        let (held, dropped) =
-            std::mem::take(&mut self.held).into_iter().partition(|(filter, _)| self.wanted.contains(filter));
+        let (held, dropped) = std::mem::take(&mut self.held)
+            .into_iter()
+            .partition(|(filter, _)| self.wanted.contains(filter));
         self.held = held;
-        self.unwanted.extend(BTreeMap::<String, SubscriptionId>::into_values(dropped));
+        self.unwanted
+            .extend(BTreeMap::<String, SubscriptionId>::into_values(dropped));
     }
 
     /// Give every subscription up and ask anew: one that died silently looks like one that is held.
@@ -81,14 +83,20 @@ impl Replies {
         for filter in missing {
             let token = tokens.next();
             self.asked.insert(token, filter.clone());
-            commands.push(Command::Subscribe { token, from: Destination::IotCore, filter });
+            commands.push(Command::Subscribe {
+                token,
+                from: Destination::IotCore,
+                filter,
+            });
         }
         commands
     }
 
     /// The nucleus answered.
     pub(super) fn subscribed(&mut self, token: Token, result: Result<SubscriptionId, NucleusError>, now: Monotonic) {
-        let Some(filter) = self.asked.remove(&token) else { return };
+        let Some(filter) = self.asked.remove(&token) else {
+            return;
+        };
         match result {
             Ok(id) if self.wanted.contains(&filter) => {
                 self.held.insert(filter, id);
@@ -199,6 +207,9 @@ mod tests {
         let asked = tokens_of(&replies.commands(at(0), &mut tokens));
         replies.want(filters(&[]));
         replies.subscribed(asked[0].0, Ok(SubscriptionId(7)), at(0));
-        assert!(matches!(replies.commands(at(0), &mut tokens)[..], [Command::Unsubscribe(SubscriptionId(7))]));
+        assert!(matches!(
+            replies.commands(at(0), &mut tokens)[..],
+            [Command::Unsubscribe(SubscriptionId(7))]
+        ));
     }
 }

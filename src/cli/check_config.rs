@@ -6,7 +6,11 @@ use super::{Exit, InvalidConfiguration, args};
 
 /// Check a file and say everything that is wrong with it.
 pub fn run(arguments: &args::CheckConfig) -> anyhow::Result<Exit> {
-    let mode = if arguments.standalone { Mode::Standalone } else { Mode::Greengrass };
+    let mode = if arguments.standalone {
+        Mode::Standalone
+    } else {
+        Mode::Greengrass
+    };
     match load_file(&arguments.file, mode) {
         Ok(_) => {
             println!("{}: valid", arguments.file.display());

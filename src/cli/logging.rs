@@ -19,9 +19,23 @@ pub fn start(level: LevelFilter, json: bool) -> LevelHandle {
     let writer = io::stderr.with_max_level(Level::WARN).or_else(io::stdout);
     let registry = tracing_subscriber::registry().with(filter);
     if json {
-        registry.with(tracing_subscriber::fmt::layer().json().with_target(false).with_writer(writer)).init();
+        registry
+            .with(
+                tracing_subscriber::fmt::layer()
+                    .json()
+                    .with_target(false)
+                    .with_writer(writer),
+            )
+            .init();
     } else {
-        registry.with(tracing_subscriber::fmt::layer().with_target(false).with_ansi(false).with_writer(writer)).init();
+        registry
+            .with(
+                tracing_subscriber::fmt::layer()
+                    .with_target(false)
+                    .with_ansi(false)
+                    .with_writer(writer),
+            )
+            .init();
     }
     handle
 }

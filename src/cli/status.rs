@@ -22,12 +22,38 @@ pub fn run(arguments: &args::Status) -> anyhow::Result<Exit> {
         other => printable(&other.to_string()),
     };
     let at = |path: &str| status.pointer(path).map_or_else(|| "-".to_owned(), text);
-    writeln!(out, "edge-warden {} on the {} nucleus, thing {}, up {} s", at("/version"), at("/nucleus"), at("/thing"), at("/upSeconds"))?;
+    writeln!(
+        out,
+        "edge-warden {} on the {} nucleus, thing {}, up {} s",
+        at("/version"),
+        at("/nucleus"),
+        at("/thing"),
+        at("/upSeconds")
+    )?;
     writeln!(out)?;
-    writeln!(out, "REPORTS ({}, at most {} bytes)", at("/reports/format"), at("/reports/maxBytes"))?;
+    writeln!(
+        out,
+        "REPORTS ({}, at most {} bytes)",
+        at("/reports/format"),
+        at("/reports/maxBytes")
+    )?;
     let mut rows = super::plain_table();
-    rows.set_header(vec!["thing", "last report", "fate", "next in", "accepted", "rejected", "unanswered", "not sent"]);
-    for thing in status.pointer("/reports/things").and_then(Value::as_array).into_iter().flatten() {
+    rows.set_header(vec![
+        "thing",
+        "last report",
+        "fate",
+        "next in",
+        "accepted",
+        "rejected",
+        "unanswered",
+        "not sent",
+    ]);
+    for thing in status
+        .pointer("/reports/things")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+    {
         let field = |path: &str| thing.pointer(path).map_or_else(|| "-".to_owned(), text);
         rows.add_row(vec![
             field("/thing"),
@@ -54,11 +80,21 @@ pub fn run(arguments: &args::Status) -> anyhow::Result<Exit> {
     writeln!(out)?;
     writeln!(out, "SOURCES")?;
     let mut rows = super::plain_table();
-    for (name, state) in status.pointer("/reports/sources").and_then(Value::as_object).into_iter().flatten() {
+    for (name, state) in status
+        .pointer("/reports/sources")
+        .and_then(Value::as_object)
+        .into_iter()
+        .flatten()
+    {
         rows.add_row(vec![printable(name), text(state)]);
     }
     writeln!(out, "{rows}")?;
-    for note in status.pointer("/reports/notes").and_then(Value::as_array).into_iter().flatten() {
+    for note in status
+        .pointer("/reports/notes")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+    {
         writeln!(out, "  note: {}", text(note))?;
     }
     Ok(Exit::Done)
@@ -67,7 +103,10 @@ pub fn run(arguments: &args::Status) -> anyhow::Result<Exit> {
 fn fate(fate: Option<&Value>) -> String {
     match fate {
         Some(Value::String(word)) => printable(word),
-        Some(Value::Object(object)) => object.iter().map(|(word, detail)| printable(&format!("{word} {detail}"))).collect(),
+        Some(Value::Object(object)) => object
+            .iter()
+            .map(|(word, detail)| printable(&format!("{word} {detail}")))
+            .collect(),
         _ => "-".to_owned(),
     }
 }

@@ -212,7 +212,6 @@ fn errors_keep_the_nucleus_words() {
 /// Without it a string above 65,535 bytes, which any device can send, is a failed assertion: the process aborts. With it
 /// the conversation below also sends such a message.
 #[test]
-#[ignore = "until .cargo/config.toml has -DNDEBUG in CFLAGS"]
 fn the_c_code_is_built_without_assertions() {
     assert!(option_env!("CFLAGS").is_some_and(|flags| flags.contains("-DNDEBUG")));
 }
