@@ -19,7 +19,7 @@ use edge_warden::collect::{HostCollector, HostPaths, HostSample, Interface, Inte
 use edge_warden::model::{Connection, Counters, ListeningPort, Reason};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
-use support::netns::{LEFT, Namespace, RIGHT, cable, ip, sysctl};
+use support::netns::{LEFT, Namespace, RIGHT, await_carrier, await_own_address, cable, ip, sysctl};
 
 /// The host by netlink, and nothing may be said against it.
 fn by_netlink() -> HostSample {
@@ -77,10 +77,13 @@ fn site() -> Namespace {
         ip("link set vb addrgenmode none");
         ip("link set va up");
         ip("link set vb up");
+        await_carrier("va");
         ip("address add 192.0.2.1/24 dev va");
         // Without duplicate address detection an address can be bound at once.
         ip("address add 2001:db8::1/64 dev va nodad");
         ip("address add fe80::1/64 dev va nodad");
+        await_own_address("2001:db8::1", "va");
+        await_own_address("fe80::1", "va");
     });
     namespace
 }
@@ -516,6 +519,7 @@ fn default_routes_and_addresses_are_those_of_the_kernel() {
             ip(&format!("link set {name} addrgenmode none"));
             ip(&format!("link set {name} up"));
         }
+        await_carrier("vc");
         ip("address add 198.51.100.1/24 dev vc");
         ip("-6 route add unreachable default metric 4000000000");
         for name in ["lo", "va", "vc"] {

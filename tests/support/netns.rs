@@ -11,6 +11,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::mpsc;
 use std::thread;
+use std::time::Duration;
 
 use nix::sched::{CloneFlags, unshare};
 
@@ -100,6 +101,38 @@ pub(crate) fn ip(arguments: &str) {
     );
 }
 
+/// Waits until `port` of the calling thread's namespace can send: its carrier is there and the kernel has acted on it.
+///
+/// A veth gets its carrier from its peer, and the kernel acts on that in a work queue (net/core/link_watch.c): until
+/// then frames are dropped without a word and IPv6 has no route. Operational state UP is set together with the rest,
+/// under the lock this request takes; since Linux 6.8 the request itself does the work.
+pub(crate) fn await_carrier(port: &str) {
+    await_output(&format!("-oneline link show dev {port}"), " state UP ");
+}
+
+/// Waits until the host takes packets to its own IPv6 `address` on `port`: the kernel enters the route for that in a
+/// work queue too, even for an address it need not check for duplicates (`addrconf_dad_work` in net/ipv6/addrconf.c).
+pub(crate) fn await_own_address(address: &str, port: &str) {
+    await_output("-6 route show table local", &format!("local {address} dev {port} "));
+}
+
+/// Asks `ip` until it shows `wanted`. Waiting for a state the kernel reaches in its own time, not for time to pass.
+fn await_output(arguments: &str, wanted: &str) {
+    let mut shown = String::new();
+    for _ in 0..1_000 {
+        let output = Command::new("ip")
+            .args(arguments.split_whitespace())
+            .output()
+            .expect("iproute2 is installed");
+        shown = String::from_utf8_lossy(&output.stdout).into_owned();
+        if shown.contains(wanted) {
+            return;
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    panic!("ip {arguments} does not come to show {wanted:?}: {shown}");
+}
+
 /// Sets a value below `/proc/sys` of the calling thread's namespace.
 pub(crate) fn sysctl(path: &str, value: &str) {
     let file = Path::new("/proc/sys").join(path);
@@ -139,11 +172,16 @@ pub(crate) fn cable(left: &Namespace, right: &Namespace) {
             "link add port address {here} type veth peer name port address {there} netns {right_id}"
         ));
     });
+    for namespace in [left, right] {
+        namespace.run(|| {
+            ip("link set port addrgenmode none");
+            ip("link set port up");
+        });
+    }
     for (namespace, own, other) in [(left, LEFT, RIGHT), (right, RIGHT, LEFT)] {
         namespace.run(move || {
-            ip("link set port addrgenmode none");
+            await_carrier("port");
             ip(&format!("address add {}/24 dev port", own.address));
-            ip("link set port up");
             ip(&format!(
                 "neighbour add {} lladdr {} dev port nud permanent",
                 other.address, other.mac
