@@ -393,10 +393,7 @@ mod tests {
         assert!(matches!(learnt, Some(NeighbourEvent::Learnt(e)) if e.port == "lan1" && e.bridge == "br0" && !e.own));
         let group = [0x33, 0x33, 0, 0, 0, 1];
         assert_eq!(read(RTM_NEWNEIGH, &row(AF_BRIDGE, NUD_REACHABLE, &group, None)), None);
-        assert_eq!(
-            read(RTM_NEWNEIGH, &row(10, NUD_NOARP, &group, Some("ff02::1"))),
-            None
-        );
+        assert_eq!(read(RTM_NEWNEIGH, &row(10, NUD_NOARP, &group, Some("ff02::1"))), None);
     }
 
     proptest! {

@@ -70,7 +70,10 @@ pub(super) fn changes(before: &IdentityTable, after: &IdentityTable) -> Vec<Chan
             push(What::Appeared);
         }
         differences(was, Some(now), &mut push);
-        let moved = now.last_move.as_ref().filter(|moved| was.is_some_and(|was| was.last_move.as_ref() != Some(*moved)));
+        let moved = now
+            .last_move
+            .as_ref()
+            .filter(|moved| was.is_some_and(|was| was.last_move.as_ref() != Some(*moved)));
         if let Some(moved) = moved {
             push(What::Moved(moved.clone()));
         }
@@ -102,9 +105,13 @@ fn differences(was: Option<&Identity>, now: Option<&Identity>, push: &mut impl F
     old.difference(&new).for_each(|mac| push(What::MacRemoved(*mac)));
     new.difference(&old).for_each(|mac| push(What::MacAdded(*mac)));
     let (old, new) = (addresses(was), addresses(now));
-    old.difference(&new).for_each(|address| push(What::AddressReleased(*address)));
-    new.difference(&old).for_each(|address| push(What::AddressAdded(*address)));
+    old.difference(&new)
+        .for_each(|address| push(What::AddressReleased(*address)));
+    new.difference(&old)
+        .for_each(|address| push(What::AddressAdded(*address)));
     let (old, new) = (conflicts(was), conflicts(now));
-    old.difference(&new).for_each(|conflict| push(What::ConflictEnded(conflict.clone())));
-    new.difference(&old).for_each(|conflict| push(What::ConflictBegan(conflict.clone())));
+    old.difference(&new)
+        .for_each(|conflict| push(What::ConflictEnded(conflict.clone())));
+    new.difference(&old)
+        .for_each(|conflict| push(What::ConflictBegan(conflict.clone())));
 }

@@ -214,7 +214,11 @@ impl Hosts {
         if position.is_none() {
             if host.bindings.len() >= ADDRESSES {
                 // A device with more addresses than this keeps the latest ones.
-                let oldest = host.bindings.iter().enumerate().min_by_key(|(_, b)| (b.present, b.last_present));
+                let oldest = host
+                    .bindings
+                    .iter()
+                    .enumerate()
+                    .min_by_key(|(_, b)| (b.present, b.last_present));
                 if let Some(oldest) = oldest.map(|(index, _)| index) {
                     let dropped = host.bindings.swap_remove(oldest).address;
                     if self.holders.get(&dropped) == Some(&mac) {
@@ -363,7 +367,8 @@ impl Hosts {
         });
         let aged = |host: &Host| host.bindings.is_empty() && now.since(host.last_seen_monotonic) >= HOST_EXPIRY;
         let off_lan = |host: &Host| host.bindings.is_empty() && !host.interface.as_deref().is_some_and(&keep);
-        self.hosts.retain(|_, host| host.named || !(aged(host) || off_lan(host)));
+        self.hosts
+            .retain(|_, host| host.named || !(aged(host) || off_lan(host)));
         self.recount();
     }
 }

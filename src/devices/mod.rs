@@ -10,12 +10,12 @@ pub mod leases;
 mod observation;
 mod registry;
 mod resolve;
+#[cfg(test)]
+mod tests;
 mod view;
 
 pub use changes::{Change, What};
-pub use identity::{
-    BoundAddress, BoundMac, Conflict, Identity, IdentityTable, Move, Skipped, Source, UnknownDevice,
-};
+pub use identity::{BoundAddress, BoundMac, Conflict, Identity, IdentityTable, Move, Skipped, Source, UnknownDevice};
 pub use observation::{
     BrokerPeer, ConfiguredDevice, MAX_REGISTERED_MACS, Now, Observation, Registration, RegistrationError,
 };

@@ -179,7 +179,10 @@ mod tests {
             ("cam-1", &many),
             ("cam-1", &long),
         ] {
-            assert!(Registration::parse(thing, message.as_bytes()).is_err(), "{thing} {message}");
+            assert!(
+                Registration::parse(thing, message.as_bytes()).is_err(),
+                "{thing} {message}"
+            );
         }
     }
 }

@@ -93,7 +93,10 @@ impl Evidence {
             device.addresses.retain(|address| {
                 let possible = self.is_device_address(*address);
                 if !possible {
-                    skip(address.to_string(), "the address is the gateway's own, or no device can have it");
+                    skip(
+                        address.to_string(),
+                        "the address is the gateway's own, or no device can have it",
+                    );
                 }
                 possible
             });
@@ -120,10 +123,17 @@ impl Evidence {
         let mut named = Named::default();
         for device in &self.configured {
             named.macs.extend(&device.macs);
-            named.addresses.extend(device.addresses.iter().map(|address| address.to_canonical()));
+            named
+                .addresses
+                .extend(device.addresses.iter().map(|address| address.to_canonical()));
         }
         named.macs.extend(self.registered.values().flat_map(BTreeMap::keys));
-        for known in self.leases.values().flatten().filter(|known| known.lease.thing.is_some()) {
+        for known in self
+            .leases
+            .values()
+            .flatten()
+            .filter(|known| known.lease.thing.is_some())
+        {
             named.macs.extend(known.lease.mac);
             named.addresses.insert(known.lease.address);
         }
@@ -180,7 +190,9 @@ impl Registry {
             Observation::LanInterfaces(interfaces) => {
                 evidence.lan = interfaces;
                 let lan = &evidence.lan;
-                evidence.hosts.expire(now.monotonic, |interface| lan.contains(interface));
+                evidence
+                    .hosts
+                    .expire(now.monotonic, |interface| lan.contains(interface));
             }
             Observation::BrokerPeers(peers) => {
                 evidence.peers = peers;
@@ -218,10 +230,16 @@ impl Registry {
             .map(|known| ((known.lease.mac, known.lease.address), known.since))
             .collect();
         let known = |lease: Lease| KnownLease {
-            since: before.get(&(lease.mac, lease.address)).copied().unwrap_or(now.monotonic),
+            since: before
+                .get(&(lease.mac, lease.address))
+                .copied()
+                .unwrap_or(now.monotonic),
             lease,
         };
-        let known = leases.into_iter().filter(|l| self.evidence.is_device_address(l.address)).map(known);
+        let known = leases
+            .into_iter()
+            .filter(|l| self.evidence.is_device_address(l.address))
+            .map(known);
         let known: Vec<KnownLease> = known.collect();
         if !known.is_empty() {
             self.evidence.leases.insert(file, known);
@@ -232,7 +250,9 @@ impl Registry {
     pub fn resolve(&mut self, now: Now) -> Vec<Change> {
         let evidence = &mut self.evidence;
         let lan = &evidence.lan;
-        evidence.hosts.expire(now.monotonic, |interface| lan.contains(interface));
+        evidence
+            .hosts
+            .expire(now.monotonic, |interface| lan.contains(interface));
         // A registered MAC address counts from the moment the neighbour table shows it on the LAN.
         for (mac, seen) in evidence.registered.values_mut().flatten() {
             let host = evidence.hosts.get(*mac).filter(|_| !evidence.own_macs.contains(mac));

@@ -4,9 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::hosts::Host;
-use super::identity::{
-    BoundAddress, BoundMac, Conflict, Identity, IdentityTable, Skipped, Source, UnknownDevice,
-};
+use super::identity::{BoundAddress, BoundMac, Conflict, Identity, IdentityTable, Skipped, Source, UnknownDevice};
 use super::observation::{ConfiguredDevice, Now};
 use super::registry::{Evidence, KnownLease};
 use crate::model::{MacAddress, ThingName};
@@ -33,7 +31,12 @@ struct Resolution<'e> {
 pub(super) fn resolve(evidence: &Evidence, now: Now) -> IdentityTable {
     let mut skipped = evidence.refused.clone();
     let configured = evidence.usable_configured(&mut skipped);
-    let leases = evidence.leases.values().flatten().filter(|known| known.is_valid(now)).collect();
+    let leases = evidence
+        .leases
+        .values()
+        .flatten()
+        .filter(|known| known.is_valid(now))
+        .collect();
     let mut resolution = Resolution {
         evidence,
         now,
@@ -117,7 +120,12 @@ impl<'e> Resolution<'e> {
             // A DHCPv6 lease names no MAC address; the neighbour table leads to the device.
             let mac = lease.mac.or_else(|| evidence.hosts.holder(lease.address));
             if let (Some(thing), Some(mac)) = (&lease.thing, mac.filter(|mac| !own(mac))) {
-                names.entry(thing).or_default().entry(mac).or_default().insert(lease.address);
+                names
+                    .entry(thing)
+                    .or_default()
+                    .entry(mac)
+                    .or_default()
+                    .insert(lease.address);
             }
         }
         for (thing, macs) in names {
@@ -167,8 +175,11 @@ impl<'e> Resolution<'e> {
             let Some((strongest, _)) = claims.first().copied() else {
                 continue;
             };
-            let first: Vec<&'e ThingName> =
-                claims.iter().filter(|(source, _)| *source == strongest).map(|(_, thing)| *thing).collect();
+            let first: Vec<&'e ThingName> = claims
+                .iter()
+                .filter(|(source, _)| *source == strongest)
+                .map(|(_, thing)| *thing)
+                .collect();
             let contested = claims.len() > 1;
             if let [owner] = first.as_slice() {
                 self.owners.insert(mac, owner);
@@ -183,7 +194,10 @@ impl<'e> Resolution<'e> {
                 self.draft(thing).macs.insert(mac, bound);
             }
             if contested {
-                let named = claims.iter().map(|(source, thing)| (*source, (*thing).clone())).collect();
+                let named = claims
+                    .iter()
+                    .map(|(source, thing)| (*source, (*thing).clone()))
+                    .collect();
                 let conflict = Conflict::Mac { mac, claims: named };
                 for (_, thing) in &claims {
                     self.draft(thing).conflicts.insert(conflict.clone());
@@ -245,7 +259,9 @@ impl<'e> Resolution<'e> {
                 let of_address = claims.entry(address).or_default();
                 of_address.entry(mac).or_insert(Source::Learnt);
                 // The lease server confirms the change of hands: no dispute.
-                let confirmed = leased.get(&address).is_some_and(|holders| holders.iter().any(|(h, _)| *h == mac));
+                let confirmed = leased
+                    .get(&address)
+                    .is_some_and(|holders| holders.iter().any(|(h, _)| *h == mac));
                 if let Some(other) = disputed.filter(|_| !confirmed) {
                     of_address.entry(other).or_insert(Source::Learnt);
                 }
@@ -313,8 +329,7 @@ impl<'e> Resolution<'e> {
 
     /// Any other address is a thing's while all devices with a say on it are that thing's.
     fn settle_learnt(&mut self, address: IpAddr, macs: &BTreeMap<MacAddress, Source>) {
-        let owners: BTreeSet<Option<&'e ThingName>> =
-            macs.keys().map(|mac| self.owners.get(mac).copied()).collect();
+        let owners: BTreeSet<Option<&'e ThingName>> = macs.keys().map(|mac| self.owners.get(mac).copied()).collect();
         let mut parties: BTreeSet<&'e ThingName> = owners.iter().copied().flatten().collect();
         for mac in macs.keys().filter(|mac| !self.owners.contains_key(mac)) {
             if let Some(claims) = self.claims.get(mac) {
@@ -327,7 +342,11 @@ impl<'e> Resolution<'e> {
         };
         for thing in &parties {
             let bound_to = |mac: &&MacAddress| self.drafts.get(thing).is_some_and(|d| d.macs.contains_key(mac));
-            let source = macs.iter().filter(|(mac, _)| bound_to(mac)).map(|(_, source)| *source).min();
+            let source = macs
+                .iter()
+                .filter(|(mac, _)| bound_to(mac))
+                .map(|(_, source)| *source)
+                .min();
             let draft = self.draft(thing);
             if let Some(source) = source {
                 let bound = BoundAddress {
@@ -413,7 +432,9 @@ impl<'e> Resolution<'e> {
                 None => {
                     let strong = |mac: MacAddress| {
                         let claims = self.claims.get(&mac);
-                        claims.and_then(BTreeSet::first).is_some_and(|(source, _)| *source <= Source::Registration)
+                        claims
+                            .and_then(BTreeSet::first)
+                            .is_some_and(|(source, _)| *source <= Source::Registration)
                     };
                     unexplained |= owner.is_none() || !mac.is_some_and(strong);
                 }
@@ -439,7 +460,11 @@ impl<'e> Resolution<'e> {
             }
         }
         table.unknown.sort_by_key(|device| device.mac);
-        table.by_mac = self.owners.iter().map(|(mac, thing)| (*mac, (*thing).clone())).collect();
+        table.by_mac = self
+            .owners
+            .iter()
+            .map(|(mac, thing)| (*mac, (*thing).clone()))
+            .collect();
         let addresses = self.by_address.iter();
         table.by_address = addresses.map(|(address, thing)| (*address, (*thing).clone())).collect();
         for (thing, draft) in self.drafts {
@@ -450,7 +475,11 @@ impl<'e> Resolution<'e> {
             let Some(source) = source else {
                 continue;
             };
-            let hosts: Vec<&Host> = draft.macs.keys().filter_map(|mac| self.evidence.hosts.get(*mac)).collect();
+            let hosts: Vec<&Host> = draft
+                .macs
+                .keys()
+                .filter_map(|mac| self.evidence.hosts.get(*mac))
+                .collect();
             let latest = hosts.iter().max_by_key(|host| host.last_seen);
             table.things.insert(
                 thing.clone(),
@@ -463,7 +492,10 @@ impl<'e> Resolution<'e> {
                     port: latest.and_then(|host| host.port.clone()),
                     first_seen: hosts.iter().map(|host| host.first_seen).min(),
                     last_seen: latest.map(|host| host.last_seen),
-                    last_move: hosts.iter().filter_map(|host| host.last_move.clone()).max_by_key(|m| m.at),
+                    last_move: hosts
+                        .iter()
+                        .filter_map(|host| host.last_move.clone())
+                        .max_by_key(|m| m.at),
                     macs: draft.macs.into_values().collect(),
                     addresses: draft.addresses.into_values().collect(),
                     conflicts: draft.conflicts,

@@ -91,7 +91,11 @@ impl DevicesView {
     pub fn of(table: &IdentityTable) -> Self {
         Self {
             things: table.things().map(ThingRow::of).collect(),
-            unknown: table.unknown().iter().map(|device| UnknownRow::of(device, table)).collect(),
+            unknown: table
+                .unknown()
+                .iter()
+                .map(|device| UnknownRow::of(device, table))
+                .collect(),
             more_unknown: table.more_unknown(),
             skipped: table.skipped().iter().cloned().collect(),
         }

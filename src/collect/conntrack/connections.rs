@@ -89,7 +89,13 @@ impl Connections {
             thing.unanswered += u64::from(is_unanswered(flow));
             thing.destinations.note(&flow.original.destination.ip());
             // The thing knows the other end by the address it dialled.
-            let listed = establish(thing, flow, flow.original.destination, flow.original.source.port(), room);
+            let listed = establish(
+                thing,
+                flow,
+                flow.original.destination,
+                flow.original.source.port(),
+                room,
+            );
             self.listed += listed;
         }
         if let Some(responder) = thing_of(flow.reply.source.ip()) {
@@ -149,13 +155,7 @@ impl Connections {
 }
 
 /// Lists the connection if it is established; gives how many were listed.
-fn establish(
-    thing: &mut ThingConnections,
-    flow: &Flow,
-    remote: SocketAddr,
-    local_port: u16,
-    room: usize,
-) -> usize {
+fn establish(thing: &mut ThingConnections, flow: &Flow, remote: SocketAddr, local_port: u16, room: usize) -> usize {
     if flow.transport != Transport::Tcp || flow.tcp_state != Some(TcpState::Established) {
         return 0;
     }
@@ -223,8 +223,15 @@ mod tests {
         connections.add(&out, lookup);
         connections.add(&forwarded, lookup);
         let cam = connections.of(&cam).unwrap();
-        let seen: Vec<_> = cam.established.iter().map(|c| (c.remote.to_string(), c.local_port)).collect();
-        assert_eq!(seen, [("93.184.216.34:443".into(), 40_000), ("203.0.113.7:50000".into(), 80)]);
+        let seen: Vec<_> = cam
+            .established
+            .iter()
+            .map(|c| (c.remote.to_string(), c.local_port))
+            .collect();
+        assert_eq!(
+            seen,
+            [("93.184.216.34:443".into(), 40_000), ("203.0.113.7:50000".into(), 80)]
+        );
         assert_eq!(cam.answered_tcp, BTreeSet::from([80]));
         assert_eq!((cam.begun, cam.unanswered, cam.destinations.count()), (1, 0, 1));
     }
@@ -243,14 +250,21 @@ mod tests {
         connections.add(&midway, lookup);
         let seen = connections.of(&cam).unwrap();
         assert!(seen.answered_tcp.is_empty());
-        assert_eq!((seen.established[0].remote.to_string(), seen.established[0].local_port), ("10.0.0.1:8883".into(), 40_000));
+        assert_eq!(
+            (seen.established[0].remote.to_string(), seen.established[0].local_port),
+            ("10.0.0.1:8883".into(), 40_000)
+        );
     }
 
     #[test]
     fn events_count_attempts_once_and_the_unanswered_when_they_end() {
         let cam = name("cam");
         let lookup = |ip: IpAddr| (ip.to_string() == "10.0.0.5").then_some(&cam);
-        let mut scan = flow(Transport::Tcp, ("10.0.0.5:40000", "10.0.0.9:23"), ("10.0.0.9:23", "10.0.0.5:40000"));
+        let mut scan = flow(
+            Transport::Tcp,
+            ("10.0.0.5:40000", "10.0.0.9:23"),
+            ("10.0.0.9:23", "10.0.0.5:40000"),
+        );
         scan.answered = false;
         scan.tcp_state = Some(TcpState::Opening);
         let mut connections = Connections::default();

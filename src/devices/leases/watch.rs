@@ -38,6 +38,8 @@ impl LeaseWatch {
             | WatchFlags::DELETE
             | WatchFlags::MOVED_FROM
             | WatchFlags::MOVED_TO
+            | WatchFlags::DELETE_SELF
+            | WatchFlags::MOVE_SELF
             | WatchFlags::ONLYDIR;
         for file in files {
             let directory = match file.parent() {
@@ -81,7 +83,8 @@ impl LeaseWatch {
             let Some((_, files)) = self.directories.get(&event.wd()) else {
                 continue;
             };
-            if event.events().contains(ReadFlags::IGNORED) {
+            let ends = ReadFlags::IGNORED | ReadFlags::DELETE_SELF | ReadFlags::MOVE_SELF;
+            if event.events().intersects(ends) {
                 changed.extend(files.iter().cloned());
                 gone.push(event.wd());
             } else if let Some(name) = event.file_name() {
@@ -91,6 +94,8 @@ impl LeaseWatch {
         }
         for watch in gone {
             self.directories.remove(&watch);
+            // A directory that was only moved would go on telling; one that is deleted has no watch any more.
+            let _ = inotify::remove_watch(&self.inotify, watch);
         }
         Ok(changed)
     }
@@ -127,6 +132,8 @@ mod tests {
         let mut open = fs::OpenOptions::new().append(true).open(&file).unwrap();
         open.write_all(b"1 02:aa:00:00:00:01 10.0.0.5 cam-1 *\n").unwrap();
         assert_eq!(watch.changed().unwrap(), BTreeSet::from([file.clone()]));
+        // An open file would keep its directory's inode, and with it the watch.
+        drop(open);
 
         let other = directory.path().join("other");
         fs::write(&other, "").unwrap();
