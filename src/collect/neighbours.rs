@@ -227,7 +227,7 @@ fn decode(
 ) -> Option<NeighbourEvent> {
     let index = u32::try_from(header.ndm_ifindex).ok()?;
     let (mut ip, mut mac, mut vlan, mut master, mut idle) = (None, None, None, None, None);
-    for attribute in attributes.clone().flatten() {
+    for attribute in attributes.flatten() {
         match attribute {
             NeighbourAttrs::Dst(address) => ip = Some(address),
             NeighbourAttrs::Lladdr(bytes) => mac = <[u8; 6]>::try_from(bytes).ok().map(MacAddress),

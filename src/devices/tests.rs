@@ -454,7 +454,7 @@ fn ten_thousand_random_macs_cost_a_fixed_amount_and_hide_no_one() {
     for number in 0..10_000_u32 {
         let flood = Neighbour {
             mac: random_mac(number),
-            ip: IpAddr::from([10, 1, (number / 250) as u8, (number % 250) as u8]),
+            ip: IpAddr::from(std::net::Ipv4Addr::from(0x0a01_0000 + number)),
             interface: "br0".into(),
             state: NeighbourState::Reachable,
         };

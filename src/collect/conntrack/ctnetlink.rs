@@ -105,7 +105,7 @@ impl AsFd for FlowEvents {
 
 fn decode(attributes: &IterableConntrackAttrs<'_>) -> Option<Flow> {
     let (mut original, mut reply, mut status, mut tcp_state) = (None, None, 0, None);
-    for attribute in attributes.clone().flatten() {
+    for attribute in attributes.flatten() {
         match attribute {
             ConntrackAttrs::TupleOrig(tuple) => original = decode_tuple(tuple),
             ConntrackAttrs::TupleReply(tuple) => reply = decode_tuple(tuple),
