@@ -357,6 +357,27 @@ fn a_datagram_nobody_answers_is_counted_when_its_flow_ends() {
 }
 
 #[test]
+fn a_refused_connection_is_an_unanswered_attempt() {
+    with_device(|inside| {
+        run(
+            "nft add table ip t && nft add chain ip t c '{ type filter hook input priority 0; }' && \
+             nft add rule ip t c ct state new counter",
+        );
+        let mut events = FlowEvents::open(8 << 20).unwrap();
+        inside(Box::new(|| {
+            let refused = TcpStream::connect("10.0.0.1:23").unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+        }));
+        let cam: ThingName = "cam".parse().unwrap();
+        let lookup = |address: IpAddr| (address.to_string() == "10.0.0.5").then_some(&cam);
+        let mut seen = Connections::default();
+        events.drain(10_000, |event| seen.add_event(event, lookup)).unwrap();
+        let seen = seen.of(&cam).unwrap();
+        assert_eq!((seen.begun, seen.unanswered, seen.destinations.count()), (1, 1, 1));
+    });
+}
+
+#[test]
 fn events_lost_are_told() {
     with_device(|inside| {
         run(

@@ -27,6 +27,10 @@ const HOST_EXPIRY: Duration = Duration::from_secs(24 * 3600);
 /// An address that changes hands within this time is contested.
 pub(super) const CHALLENGE: Duration = Duration::from_secs(300);
 
+/// So many moves within this time are not one device moving, but two that use one MAC address.
+const FLAPPING_MOVES: u32 = 3;
+const FLAPPING_WITHIN: Duration = Duration::from_secs(60);
+
 /// An address a device answers for.
 #[derive(Debug, Clone)]
 pub(super) struct Binding {
@@ -66,6 +70,9 @@ pub(super) struct Host {
     pub(super) port: Option<String>,
     pub(super) last_move: Option<Move>,
     pub(super) bindings: Vec<Binding>,
+    /// Moves since the given time.
+    moves: (Monotonic, u32),
+    flapped: Option<Monotonic>,
     named: bool,
 }
 
@@ -85,9 +92,27 @@ impl Host {
             return;
         };
         if let Some(from) = self.interface.replace(to.clone()) {
-            let at = now.unix;
-            self.last_move = Some(Move { from, to, at });
+            self.moved(from, to, now);
         }
+    }
+
+    fn moved(&mut self, from: String, to: String, now: Now) {
+        let (since, count) = self.moves;
+        self.moves = if now.monotonic.since(since) < FLAPPING_WITHIN {
+            (since, count.saturating_add(1))
+        } else {
+            (now.monotonic, 1)
+        };
+        if self.moves.1 >= FLAPPING_MOVES {
+            self.flapped = Some(now.monotonic);
+        }
+        let at = now.unix;
+        self.last_move = Some(Move { from, to, at });
+    }
+
+    /// It goes to and fro between ports, or did within the last minutes.
+    pub(super) fn is_flapping(&self, now: Monotonic) -> bool {
+        self.flapped.is_some_and(|at| now.since(at) < CHALLENGE)
     }
 }
 
@@ -268,17 +293,9 @@ impl Hosts {
         if host.interface.is_none() {
             host.interface = Some(entry.bridge);
         }
-        match &host.port {
-            Some(port) if *port == entry.port => {}
-            Some(port) => {
-                host.last_move = Some(Move {
-                    from: port.clone(),
-                    to: entry.port.clone(),
-                    at: now.unix,
-                });
-                host.port = Some(entry.port);
-            }
-            None => host.port = Some(entry.port),
+        let before = host.port.replace(entry.port.clone());
+        if let Some(from) = before.filter(|from| *from != entry.port) {
+            host.moved(from, entry.port, now);
         }
     }
 
@@ -304,6 +321,8 @@ impl Hosts {
                 port: None,
                 last_move: None,
                 bindings: Vec::new(),
+                moves: (now.monotonic, 0),
+                flapped: None,
                 named,
             },
         );

@@ -68,6 +68,12 @@ pub enum Conflict {
         /// The devices.
         macs: BTreeSet<MacAddress>,
     },
+    /// The MAC address goes to and fro between bridge ports or interfaces: two devices use it. Even a configured thing
+    /// is not quarantined on an edge alarm then, for the traffic may be the other device's.
+    Flapping {
+        /// The address.
+        mac: MacAddress,
+    },
     /// The device answers for one of the gateway's own IP addresses.
     Gateway {
         /// The gateway's address.
@@ -87,7 +93,11 @@ impl Conflict {
     #[must_use]
     pub fn is_about_identity(&self) -> bool {
         match self {
-            Self::Mac { .. } | Self::NameTaken { .. } | Self::NameShared { .. } | Self::Broker { .. } => true,
+            Self::Mac { .. }
+            | Self::NameTaken { .. }
+            | Self::NameShared { .. }
+            | Self::Flapping { .. }
+            | Self::Broker { .. } => true,
             Self::Address { .. } | Self::Configured { .. } | Self::Gateway { .. } => false,
         }
     }
@@ -108,6 +118,7 @@ impl fmt::Display for Conflict {
             Self::Configured { address, things } => write!(f, "{address} is configured for {}", list(things)),
             Self::NameTaken { mac } => write!(f, "{mac} took its name in a DHCP request"),
             Self::NameShared { macs } => write!(f, "its DHCP hostname is shared by {}", list(macs)),
+            Self::Flapping { mac } => write!(f, "{mac} goes to and fro between ports: two devices use it"),
             Self::Gateway { address, mac } => write!(f, "{mac} answers for the gateway's address {address}"),
             Self::Broker { address } => write!(f, "its broker connection comes from {address}, another device"),
         }

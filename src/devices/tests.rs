@@ -323,6 +323,45 @@ fn a_move_between_ports_is_noted_and_no_conflict() {
 }
 
 #[test]
+fn a_mac_that_goes_to_and_fro_is_two_devices_and_no_one_is_cut_off_for_it() {
+    let entry = |port: &str| {
+        Observation::Neighbour(NeighbourEvent::Learnt(BridgeEntry {
+            mac: mac(CAM),
+            port: port.into(),
+            bridge: "br0".into(),
+            vlan: None,
+            own: false,
+            idle: None,
+        }))
+    };
+    let mut registry = registry(vec![
+        Observation::Configured(vec![device("cam", &[CAM], &[])]),
+        entry("lan1"),
+    ]);
+    tell(&mut registry, vec![entry("lan2"), entry("lan1")], 5);
+    assert!(thing(&registry, "cam").backs_edge_action, "plugged over and back");
+    tell(&mut registry, vec![entry("lan2")], 6);
+    let cam = thing(&registry, "cam");
+    assert!(!cam.backs_edge_action);
+    assert_eq!(cam.conflicts, BTreeSet::from([Conflict::Flapping { mac: mac(CAM) }]));
+    tell(&mut registry, vec![], 400);
+    assert!(thing(&registry, "cam").backs_edge_action);
+}
+
+#[test]
+fn a_flood_of_leases_makes_a_bounded_number_of_things_and_displaces_none() {
+    let mut registry = registry(vec![leases("0 02:aa:00:00:00:01 10.0.0.5 zebra *\n")]);
+    let mut text: String = (0..3000)
+        .map(|n| format!("0 {} 10.2.{}.{} a{n} *\n", random_mac(n), n / 250, n % 250))
+        .collect();
+    text.push_str("0 02:aa:00:00:00:01 10.0.0.5 zebra *\n");
+    tell(&mut registry, vec![leases(&text)], 9);
+    assert_eq!(registry.table().things().count(), 1024);
+    assert_eq!(usable(&registry, "zebra"), ["10.0.0.5"]);
+    assert_eq!(registry.table().skipped().len(), 1);
+}
+
+#[test]
 fn a_registration_counts_once_its_mac_is_seen_and_backs_actions_while_the_broker_agrees() {
     let mut registry = registry(vec![registered("cam", &[CAM, LAMP]), peers(&["10.0.0.5"])]);
     assert!(registry.table().get(&name("cam")).is_none());

@@ -142,19 +142,32 @@ impl ThingRow {
     /// The row of a table; times are left to who prints them.
     #[must_use]
     pub fn cells(&self) -> [String; 6] {
-        let place = [self.interface.as_deref(), self.port.as_deref()];
         [
             self.thing.to_string(),
             self.source.to_string(),
             join(&self.macs),
             join(&self.addresses),
-            place.into_iter().flatten().collect::<Vec<_>>().join("/"),
+            place(self.interface.as_deref(), self.port.as_deref()),
             join(&self.marks),
         ]
     }
 }
 
 impl UnknownRow {
+    /// Headings for [`UnknownRow::cells`].
+    pub const HEADINGS: [&'static str; 4] = ["MAC", "ADDRESSES", "INTERFACE", "MARKS"];
+
+    /// The row of a table; times are left to who prints them.
+    #[must_use]
+    pub fn cells(&self) -> [String; 4] {
+        [
+            self.mac.to_string(),
+            join(&self.addresses),
+            place(self.interface.as_deref(), self.port.as_deref()),
+            join(&self.marks),
+        ]
+    }
+
     fn of(device: &UnknownDevice, table: &IdentityTable) -> Self {
         let mut marks = BTreeSet::new();
         if device.mac.is_locally_administered() {
@@ -181,4 +194,9 @@ impl UnknownRow {
 fn join(items: impl IntoIterator<Item = impl ToString>) -> String {
     let items: Vec<String> = items.into_iter().map(|item| item.to_string()).collect();
     items.join(" ")
+}
+
+fn place(interface: Option<&str>, port: Option<&str>) -> String {
+    let parts: Vec<&str> = interface.into_iter().chain(port).collect();
+    parts.join("/")
 }

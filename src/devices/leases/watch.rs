@@ -59,7 +59,8 @@ impl LeaseWatch {
     }
 
     /// The files that changed, appeared or went since the last call, without waiting. Those of a directory that went away
-    /// are among them, and are watched no longer (open a new watch once it is back).
+    /// are among them, and are watched no longer (open a new watch once it is back). A server may take several writes to
+    /// renew its file: read it when no more events came for a moment.
     ///
     /// # Errors
     /// The inotify instance failed.

@@ -7,6 +7,9 @@ use super::Resolution;
 use crate::devices::identity::{BoundMac, Conflict, Skipped, Source};
 use crate::model::{MacAddress, ThingName};
 
+/// The most things that are named by leases: a device can ask for a lease under any name.
+const MAX_LEASE_THINGS: usize = 1_024;
+
 impl<'e> Resolution<'e> {
     pub(super) fn claim_by_configuration(&mut self) {
         let configured = self.configured;
@@ -47,15 +50,22 @@ impl<'e> Resolution<'e> {
         }
     }
 
-    pub(super) fn claim_by_lease(&mut self) {
+    pub(super) fn claim_by_lease(&mut self, skipped: &mut BTreeSet<Skipped>) {
         let evidence = self.evidence;
         let own = |mac: &MacAddress| evidence.own_macs.contains(mac);
         let mut names: BTreeMap<&'e ThingName, BTreeMap<MacAddress, BTreeSet<IpAddr>>> = BTreeMap::new();
+        // The oldest leases first, so that a flood of requests displaces nobody.
+        self.leases.sort_by_key(|known| (known.since, known.lease.address));
+        let mut too_many = false;
         for known in &self.leases {
             let lease = &known.lease;
             // A DHCPv6 lease names no MAC address; the neighbour table leads to the device.
             let mac = lease.mac.or_else(|| evidence.hosts.holder(lease.address));
             if let (Some(thing), Some(mac)) = (&lease.thing, mac.filter(|mac| !own(mac))) {
+                if names.len() >= MAX_LEASE_THINGS && !names.contains_key(thing) {
+                    too_many = true;
+                    continue;
+                }
                 names
                     .entry(thing)
                     .or_default()
@@ -63,6 +73,12 @@ impl<'e> Resolution<'e> {
                     .or_default()
                     .insert(lease.address);
             }
+        }
+        if too_many {
+            skipped.insert(Skipped {
+                what: "leases".to_owned(),
+                reason: format!("they name more than {MAX_LEASE_THINGS} things; the latest are left out"),
+            });
         }
         for (thing, macs) in names {
             let device = self.devices.get(thing).copied();

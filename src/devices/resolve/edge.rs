@@ -29,6 +29,14 @@ impl<'e> Resolution<'e> {
                 let conflict = Conflict::Broker { address: elsewhere };
                 self.draft(thing).conflicts.insert(conflict);
             }
+            let evidence = self.evidence;
+            let monotonic = self.now.monotonic;
+            let flapping = |mac: MacAddress| evidence.hosts.get(mac).is_some_and(|host| host.is_flapping(monotonic));
+            let draft = self.draft(thing);
+            let macs: Vec<MacAddress> = draft.macs.keys().copied().filter(|mac| flapping(*mac)).collect();
+            draft
+                .conflicts
+                .extend(macs.into_iter().map(|mac| Conflict::Flapping { mac }));
             let owners = &self.owners;
             let Some(draft) = self.drafts.get_mut(thing) else {
                 continue;
@@ -39,7 +47,7 @@ impl<'e> Resolution<'e> {
                 let owned = owners.get(&bound.mac) == Some(&thing);
                 bound.backs_edge_action = owned
                     && match bound.source {
-                        Source::Configuration => true,
+                        Source::Configuration => !flapping(bound.mac),
                         Source::Registration => !doubt && connected.agreed == Some(bound.mac),
                         Source::Lease => !doubt,
                         // The device is the thing only because of the address.

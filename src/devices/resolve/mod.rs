@@ -57,7 +57,7 @@ pub(super) fn resolve(evidence: &Evidence, now: Now) -> IdentityTable {
     };
     resolution.claim_by_configuration();
     resolution.claim_by_registration(&mut skipped);
-    resolution.claim_by_lease();
+    resolution.claim_by_lease(&mut skipped);
     resolution.settle_macs();
     resolution.settle_addresses();
     resolution.note_gateway_claims();
