@@ -15,14 +15,16 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
 use std::thread;
+use std::time::Duration;
 
 use edge_warden::collect::conntrack::{
     Connections, FamilyTracking, Flow, FlowEvent, FlowEvents, RowCounts, TcpState, families, parse_table, proc_table,
     table, usage,
 };
-use edge_warden::collect::neighbours::{self, NeighbourEvent, NeighbourState, NeighbourWatch};
+use edge_warden::collect::neighbours::{self, Neighbour, NeighbourEvent, NeighbourState, NeighbourWatch};
 use edge_warden::devices::leases::{LeaseFormat, LeaseRule, parse};
-use edge_warden::model::ThingName;
+use edge_warden::devices::{Now, Observation, Registry};
+use edge_warden::model::{MacAddress, Monotonic, ThingName, UnixTime};
 use nix::sched::{CloneFlags, setns, unshare};
 
 #[test]
@@ -454,17 +456,70 @@ fn peak() -> u64 {
     line.split_ascii_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
-/// In a process of its own, so that the memory measured is this test's.
+/// Runs the named test again in a process of its own, so that the memory measured is its own. False in that process.
+fn in_process_of_its_own(test: &str) -> bool {
+    const MARK: &str = "EDGE_WARDEN_TEST_CHILD";
+    if std::env::var_os(MARK).is_some() {
+        return false;
+    }
+    let status = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--test-threads=1"])
+        .env(MARK, "1")
+        .status()
+        .unwrap();
+    assert!(status.success());
+    true
+}
+
+#[test]
+fn random_macs_cost_a_fixed_amount_of_memory() {
+    if in_process_of_its_own("random_macs_cost_a_fixed_amount_of_memory") {
+        return;
+    }
+    let now = |seconds: u64| Now {
+        unix: UnixTime::from_seconds(seconds),
+        monotonic: Monotonic(Duration::from_secs(seconds)),
+    };
+    let mut registry = Registry::new();
+    registry.observe(Observation::LanInterfaces(BTreeSet::from(["br0".into()])), now(0));
+    let mut flood = |macs: std::ops::Range<u32>| {
+        for number in macs {
+            let [a, b, c, d] = number.to_be_bytes();
+            let neighbour = Neighbour {
+                mac: MacAddress([0x06, 0, a, b, c, d]),
+                ip: std::net::Ipv4Addr::from(0x0a00_0000 + number).into(),
+                interface: "br0".into(),
+                state: NeighbourState::Reachable,
+            };
+            // 1,000 of them a second.
+            let at = now(1 + u64::from(number / 1000));
+            registry.observe(Observation::Neighbour(NeighbourEvent::Present(neighbour)), at);
+            if number % 1000 == 0 {
+                registry.resolve(at);
+            }
+        }
+        registry.resolve(now(1_000));
+        (
+            peak(),
+            registry.table().unknown().len(),
+            registry.table().more_unknown(),
+        )
+    };
+    let (first_peak, listed, more) = flood(0..10_000);
+    assert_eq!(listed, 1024);
+    assert!((8_700..=9_250).contains(&more), "{more}");
+    let (second_peak, listed, more) = flood(10_000..200_000);
+    assert_eq!(listed, 1024);
+    assert!((190_000..=208_000).contains(&more), "{more}");
+    assert!(
+        second_peak - first_peak < 512,
+        "{first_peak} KiB, then {second_peak} KiB"
+    );
+}
+
 #[test]
 fn half_a_million_rows_pass_through_in_little_memory() {
-    const NAME: &str = "half_a_million_rows_pass_through_in_little_memory";
-    if std::env::var_os("EDGE_WARDEN_TEST_CHILD").is_none() {
-        let status = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", NAME, "--test-threads=1"])
-            .env("EDGE_WARDEN_TEST_CHILD", "1")
-            .status()
-            .unwrap();
-        assert!(status.success());
+    if in_process_of_its_own("half_a_million_rows_pass_through_in_little_memory") {
         return;
     }
     let things: Vec<ThingName> = (0..9).map(|n| format!("thing-{n}").parse().unwrap()).collect();
