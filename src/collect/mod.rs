@@ -1,3 +1,4 @@
+<<<<<<< HEAD
 //! What is measured on the host: interfaces and sockets, from netlink, or from `/proc` where netlink does not open.
 //!
 //! Network facts never come from `/sys`, which goes on showing another namespace's links after setns(2).
@@ -210,3 +211,14 @@ impl HostSample {
         Names::new(self.interfaces.as_deref().unwrap_or_default())
     }
 }
+=======
+//! (being written)
+
+pub mod conntrack;
+mod distinct;
+mod multicast;
+pub mod neighbours;
+
+pub use distinct::Distinct;
+pub use multicast::Drained;
+>>>>>>> devices

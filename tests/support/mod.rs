@@ -12,3 +12,4 @@
 
 pub mod netns;
 pub mod nucleus;
+pub mod site;
