@@ -130,8 +130,9 @@ impl HeldTable {
                 continue;
             };
             let length = attribute(held, 5).and_then(be32);
-            let flags = attribute(held, 3).and_then(be32);
-            if length != Some(set.key.length()) || flags != Some(encode::set_flags(set)) {
+            // The kernel leaves the attribute out when no flag is set.
+            let flags = attribute(held, 3).and_then(be32).unwrap_or(0);
+            if length != Some(set.key.length()) || flags != encode::set_flags(set) {
                 differences.push(format!("set {} is of another kind", set.name));
             }
         }
