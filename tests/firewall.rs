@@ -1,4 +1,11 @@
 //! The firewall against this kernel, with real packets between network namespaces. Needs root.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test may stop at the first surprise"
+)]
 
 mod support;
 
@@ -45,9 +52,13 @@ fn this_kernel_lacks_nothing_we_build_on() {
     let site = Site::build(Options::default());
     let lacks = site.gateway().enter(|| probe().unwrap());
     assert_eq!(lacks, []);
-    assert_eq!(site.gateway().shell("nft list tables | grep -c edge_warden || true").trim(), "0");
+    assert_eq!(
+        site.gateway()
+            .shell("nft list tables | grep -c edge_warden || true")
+            .trim(),
+        "0"
+    );
 }
-
 
 /// One way of getting a packet from somewhere to somewhere, with an answer.
 struct Probe<'a> {
@@ -58,7 +69,10 @@ struct Probe<'a> {
 /// All probes at once; the names of those that got through.
 fn passing(probes: &[Probe<'_>], limit: Duration) -> BTreeSet<String> {
     std::thread::scope(|scope| {
-        let running: Vec<_> = probes.iter().map(|probe| (probe, scope.spawn(move || (probe.run)(limit)))).collect();
+        let running: Vec<_> = probes
+            .iter()
+            .map(|probe| (probe, scope.spawn(move || (probe.run)(limit))))
+            .collect();
         running
             .into_iter()
             .filter_map(|(probe, thread)| thread.join().unwrap().then(|| probe.name.clone()))
@@ -73,7 +87,10 @@ fn names(probes: &[Probe<'_>]) -> BTreeSet<String> {
 /// TCP, UDP whole and in fragments, ping: over one address of the target.
 fn over_ip<'a>(probes: &mut Vec<Probe<'a>>, what: &str, from: &'a Host, to: IpAddr) {
     let mut add = |kind: &str, run: Box<dyn Fn(Duration) -> bool + Send + Sync + 'a>| {
-        probes.push(Probe { name: format!("{what} {to} {kind}"), run });
+        probes.push(Probe {
+            name: format!("{what} {to} {kind}"),
+            run,
+        });
     };
     add("TCP", Box::new(move |limit| from.connect(to, 7000, limit).is_some()));
     add("UDP", Box::new(move |limit| from.udp(to, 7000, 100, limit)));
@@ -82,7 +99,12 @@ fn over_ip<'a>(probes: &mut Vec<Probe<'a>>, what: &str, from: &'a Host, to: IpAd
 }
 
 /// Everything the matrix of issue 4 names that is a request with an answer, between `victim` and the others.
-fn matrix<'a>(victim: &'a Host, gateway: &'a Host, neighbours: &[(&'a Host, bool)], internet: &'a Host) -> Vec<Probe<'a>> {
+fn matrix<'a>(
+    victim: &'a Host,
+    gateway: &'a Host,
+    neighbours: &[(&'a Host, bool)],
+    internet: &'a Host,
+) -> Vec<Probe<'a>> {
     let mut probes = Vec::new();
     let p = &mut probes;
     for to in [IpAddr::from(internet.v4), internet.v6.into()] {
@@ -108,13 +130,37 @@ fn matrix<'a>(victim: &'a Host, gateway: &'a Host, neighbours: &[(&'a Host, bool
             over_ip(p, "victim -> neighbour", victim, neighbour.link_local.into());
             over_ip(p, "neighbour -> victim", neighbour, victim.link_local.into());
             let run = move |limit| victim.arp(neighbour.v4, limit);
-            p.push(Probe { name: "victim -> neighbour ARP".to_owned(), run: Box::new(run) });
+            p.push(Probe {
+                name: "victim -> neighbour ARP".to_owned(),
+                run: Box::new(run),
+            });
             let run = move |limit| neighbour.arp(victim.v4, limit);
-            p.push(Probe { name: "neighbour -> victim ARP".to_owned(), run: Box::new(run) });
+            p.push(Probe {
+                name: "neighbour -> victim ARP".to_owned(),
+                run: Box::new(run),
+            });
             for (kind, tagged) in [("802.1Q", true), ("unknown ethertype", false)] {
-                p.push(raw(&format!("victim -> neighbour {kind}"), victim, neighbour, Some(neighbour.mac.0), tagged));
-                p.push(raw(&format!("neighbour -> victim {kind}"), neighbour, victim, Some(victim.mac.0), tagged));
-                p.push(raw(&format!("victim -> multicast {kind}"), victim, neighbour, None, tagged));
+                p.push(raw(
+                    &format!("victim -> neighbour {kind}"),
+                    victim,
+                    neighbour,
+                    Some(neighbour.mac.0),
+                    tagged,
+                ));
+                p.push(raw(
+                    &format!("neighbour -> victim {kind}"),
+                    neighbour,
+                    victim,
+                    Some(victim.mac.0),
+                    tagged,
+                ));
+                p.push(raw(
+                    &format!("victim -> multicast {kind}"),
+                    victim,
+                    neighbour,
+                    None,
+                    tagged,
+                ));
             }
         }
     }
@@ -137,9 +183,14 @@ fn raw<'a>(name: &str, from: &'a Host, to: &'a Host, destination: Option<[u8; 6]
         frame.extend(nonce);
         frame.resize(80, 0);
         from.wire().send(&frame);
-        listening.receive(limit, |seen| seen.windows(4).any(|window| window == nonce) && seen.len() > 60)
+        listening.receive(limit, |seen| {
+            seen.windows(4).any(|window| window == nonce) && seen.len() > 60
+        })
     };
-    Probe { name: name.to_owned(), run: Box::new(run) }
+    Probe {
+        name: name.to_owned(),
+        run: Box::new(run),
+    }
 }
 
 /// Whether an echo still comes back on an established connection.
@@ -155,26 +206,60 @@ fn cut_and_release(victim: usize, ownership: TableOwnership) {
     let bridged = victim < 3;
     let device = site.device(victim);
     let gateway = if bridged { site.gateway() } else { site.routed_port() };
-    let neighbours: Vec<(&Host, bool)> =
-        if bridged { vec![(site.device(1), true), (site.device(3), false)] } else { vec![(site.device(1), false)] };
+    let neighbours: Vec<(&Host, bool)> = if bridged {
+        vec![(site.device(1), true), (site.device(3), false)]
+    } else {
+        vec![(site.device(1), false)]
+    };
     let others = [site.device(1), site.device(2), site.internet()];
-    let _echoes: Vec<_> = [site.gateway(), device, site.device(1), site.device(if bridged { 3 } else { 2 }), site.internet()]
-        .iter()
-        .map(|host| host.echo(7000))
-        .collect();
+    let _echoes: Vec<_> = [
+        site.gateway(),
+        device,
+        site.device(1),
+        site.device(if bridged { 3 } else { 2 }),
+        site.internet(),
+    ]
+    .iter()
+    .map(|host| host.echo(7000))
+    .collect();
     let probes = matrix(device, gateway, &neighbours, site.internet());
     let mut untouched = Vec::new();
-    over_ip(&mut untouched, "other -> internet", site.device(2), site.internet().v4.into());
-    over_ip(&mut untouched, "other -> internet", site.device(2), site.internet().v6.into());
-    over_ip(&mut untouched, "other -> gateway", site.device(2), site.gateway().v4.into());
-    over_ip(&mut untouched, "other -> neighbour", site.device(2), site.device(1).v4.into());
-    over_ip(&mut untouched, "other -> neighbour", site.device(2), site.device(1).v6.into());
+    over_ip(
+        &mut untouched,
+        "other -> internet",
+        site.device(2),
+        site.internet().v4.into(),
+    );
+    over_ip(
+        &mut untouched,
+        "other -> internet",
+        site.device(2),
+        site.internet().v6.into(),
+    );
+    over_ip(
+        &mut untouched,
+        "other -> gateway",
+        site.device(2),
+        site.gateway().v4.into(),
+    );
+    over_ip(
+        &mut untouched,
+        "other -> neighbour",
+        site.device(2),
+        site.device(1).v4.into(),
+    );
+    over_ip(
+        &mut untouched,
+        "other -> neighbour",
+        site.device(2),
+        site.device(1).v6.into(),
+    );
 
     // Positive control: everything gets through.
     assert_eq!(passing(&probes, PATIENCE), names(&probes));
     assert_eq!(passing(&untouched, PATIENCE), names(&untouched));
     let connect = |host: &Host, to: IpAddr| host.connect(to, 7000, PATIENCE).unwrap();
-    let mut streams = vec![
+    let mut streams = [
         connect(device, site.internet().v4.into()),
         connect(device, site.internet().v6.into()),
         connect(device, gateway.v4.into()),
@@ -196,7 +281,9 @@ fn cut_and_release(victim: usize, ownership: TableOwnership) {
         .map(|host| host.capture(&host.interface, move |frame| frame.get(6..12) == Some(mac.as_slice())))
         .collect();
     let (v6, gateway_mac) = (device.v6.octets(), gateway.mac.0);
-    let uplink = site.internet().capture("eth0", move |frame| frame.get(22..38) == Some(v6.as_slice()));
+    let uplink = site
+        .internet()
+        .capture("eth0", move |frame| frame.get(22..38) == Some(v6.as_slice()));
     let to_victim = device.capture("eth0", move |frame| {
         let arp = frame.get(12..14) == Some(&[8, 6]);
         let discovery = frame.get(12..14) == Some(&[0x86, 0xdd]) && frame.get(20) == Some(&58);
@@ -212,7 +299,11 @@ fn cut_and_release(victim: usize, ownership: TableOwnership) {
         assert_eq!(capture.finish(), (0, vec![]), "frames of the victim on another link");
     }
     assert_eq!(uplink.finish(), (0, vec![]), "packets of the victim on the uplink");
-    assert_eq!(to_victim.finish(), (0, vec![]), "frames to the victim beyond the allowances");
+    assert_eq!(
+        to_victim.finish(),
+        (0, vec![]),
+        "frames to the victim beyond the allowances"
+    );
     // The stated allowance works: the address is kept.
     assert!(device.arp(gateway.v4, PATIENCE), "ARP with the gateway");
     let dropped = firewall.dropped().unwrap()[&device.ns];
@@ -235,7 +326,11 @@ fn a_device_on_a_plain_interface_is_cut_from_everything_and_released() {
 #[test]
 fn remediate_reaches_the_broker_on_the_gateway_and_nothing_else() {
     let site = Site::build(Options::default());
-    let _broker = (site.gateway().echo(BROKER), site.internet().echo(BROKER), site.device(1).echo(BROKER));
+    let _broker = (
+        site.gateway().echo(BROKER),
+        site.internet().echo(BROKER),
+        site.device(1).echo(BROKER),
+    );
     let _other = site.gateway().echo(7000);
     for n in [0, 3] {
         let device = site.device(n);
@@ -243,20 +338,38 @@ fn remediate_reaches_the_broker_on_the_gateway_and_nothing_else() {
         let mut allowed = Vec::new();
         let mut forbidden = Vec::new();
         for to in [IpAddr::from(gateway.v4), gateway.v6.into()] {
-            let run = move |limit| device.connect(to, BROKER, limit).is_some_and(|mut s| alive(&mut s, limit));
-            allowed.push(Probe { name: format!("broker {to}"), run: Box::new(run) });
+            let run = move |limit| {
+                device
+                    .connect(to, BROKER, limit)
+                    .is_some_and(|mut s| alive(&mut s, limit))
+            };
+            allowed.push(Probe {
+                name: format!("broker {to}"),
+                run: Box::new(run),
+            });
             over_ip(&mut forbidden, "gateway", device, to);
         }
-        for to in [IpAddr::from(site.internet().v4), site.internet().v6.into(), site.device(1).v4.into()] {
+        for to in [
+            IpAddr::from(site.internet().v4),
+            site.internet().v6.into(),
+            site.device(1).v4.into(),
+        ] {
             let run = move |limit| device.connect(to, BROKER, limit).is_some();
-            forbidden.push(Probe { name: format!("broker port of {to}"), run: Box::new(run) });
+            forbidden.push(Probe {
+                name: format!("broker port of {to}"),
+                run: Box::new(run),
+            });
         }
         assert_eq!(passing(&forbidden, PATIENCE), names(&forbidden));
         let mut firewall = open(&site, TableOwnership::Auto);
-        firewall.enforce(&policy(&site, &[device], Posture::Remediate), NOW).unwrap();
+        firewall
+            .enforce(&policy(&site, &[device], Posture::Remediate), NOW)
+            .unwrap();
         assert_eq!(passing(&allowed, PATIENCE), names(&allowed));
         assert_eq!(passing(&forbidden, GRACE), BTreeSet::new());
-        firewall.enforce(&policy(&site, &[device], Posture::Isolate), NOW).unwrap();
+        firewall
+            .enforce(&policy(&site, &[device], Posture::Isolate), NOW)
+            .unwrap();
         assert_eq!(passing(&allowed, GRACE), BTreeSet::new());
         firewall.purge().unwrap();
     }
@@ -268,13 +381,19 @@ fn a_new_hardware_address_does_not_help_while_the_ip_stays() {
     let _echo = (site.internet().echo(7000), site.device(1).echo(7000));
     let device = site.device(0);
     let mut probes = Vec::new();
-    for to in [IpAddr::from(site.internet().v4), site.internet().v6.into(), site.device(1).v4.into()] {
+    for to in [
+        IpAddr::from(site.internet().v4),
+        site.internet().v6.into(),
+        site.device(1).v4.into(),
+    ] {
         over_ip(&mut probes, "victim", device, to);
     }
     device.shell("ip link set eth0 address 02:00:00:00:00:77");
     assert_eq!(passing(&probes, PATIENCE), names(&probes));
     let mut firewall = open(&site, TableOwnership::Auto);
-    firewall.enforce(&policy(&site, &[device], Posture::Isolate), NOW).unwrap();
+    firewall
+        .enforce(&policy(&site, &[device], Posture::Isolate), NOW)
+        .unwrap();
     assert_eq!(passing(&probes, GRACE), BTreeSet::new());
     let dropped = firewall.dropped().unwrap()[&device.ns];
     assert!(dropped.packets_from > 0, "{dropped:?}");
@@ -284,16 +403,26 @@ fn a_new_hardware_address_does_not_help_while_the_ip_stays() {
 fn group_frames_stop_at_a_quiet_port() {
     let site = Site::build(Options::default());
     let (device, neighbour) = (site.device(0), site.device(1));
-    let probes = [raw("neighbour -> multicast", neighbour, device, None, false), raw("tagged", neighbour, device, None, true)];
+    let probes = [
+        raw("neighbour -> multicast", neighbour, device, None, false),
+        raw("tagged", neighbour, device, None, true),
+    ];
     assert_eq!(passing(&probes, PATIENCE), names(&probes));
     let mut firewall = open(&site, TableOwnership::Auto);
     let mut cut = policy(&site, &[device], Posture::Isolate);
     firewall.enforce(&cut, NOW).unwrap();
-    assert_eq!(passing(&probes, PATIENCE), names(&probes), "without knowledge of the ports group frames pass");
+    assert_eq!(
+        passing(&probes, PATIENCE),
+        names(&probes),
+        "without knowledge of the ports group frames pass"
+    );
     cut.quiet_ports = Some(["lan0".to_owned()].into());
     firewall.enforce(&cut, NOW).unwrap();
     assert_eq!(passing(&probes, GRACE), BTreeSet::new());
-    assert_eq!(firewall.enforced().unwrap().unwrap().quiet_ports, ["lan0".to_owned()].into());
+    assert_eq!(
+        firewall.enforced().unwrap().unwrap().quiet_ports,
+        ["lan0".to_owned()].into()
+    );
     let elsewhere = raw("neighbour -> multicast", neighbour, site.device(2), None, false);
     assert!((elsewhere.run)(PATIENCE), "other ports still get theirs");
 }
@@ -318,7 +447,10 @@ fn enforcing_twice_is_enforcing_once_and_counters_stay() {
     firewall.enforce(&both, NOW).unwrap();
     drop(firewall);
     let mut restarted = open(&site, TableOwnership::Auto);
-    assert!(restarted.enforced().unwrap().unwrap().macs.contains_key(&device.mac), "rules outlive the process");
+    assert!(
+        restarted.enforced().unwrap().unwrap().macs.contains_key(&device.mac),
+        "rules outlive the process"
+    );
     restarted.enforce(&both, NOW).unwrap();
     both.lan.interfaces.insert("wan0".to_owned());
     restarted.enforce(&both, NOW).unwrap();
@@ -336,7 +468,9 @@ fn foreign_tables_are_untouched_and_purge_removes_only_ours() {
     let foreign = || gateway.shell("nft -s list ruleset");
     let before = foreign();
     let mut firewall = open(&site, TableOwnership::Auto);
-    firewall.enforce(&policy(&site, &[site.device(0)], Posture::Isolate), NOW).unwrap();
+    firewall
+        .enforce(&policy(&site, &[site.device(0)], Posture::Isolate), NOW)
+        .unwrap();
     assert_ne!(foreign(), before);
     firewall.purge().unwrap();
     assert_eq!(foreign(), before);
@@ -353,14 +487,20 @@ fn the_kernel_ends_it_by_itself_at_the_given_time() {
     firewall.enforce(&cut, NOW).unwrap();
     assert!(!device.ping(target));
     drop(firewall);
-    assert!(until(Duration::from_secs(10), || device.ping(target)), "the kernel let it go");
+    assert!(
+        until(Duration::from_secs(10), || device.ping(target)),
+        "the kernel let it go"
+    );
     // A later end replaces an earlier one without a gap, and an end in the past isolates nobody.
     let mut firewall = open(&site, TableOwnership::Auto);
     firewall.enforce(&cut, NOW).unwrap();
     cut.isolated[0].until = None;
     firewall.enforce(&cut, NOW).unwrap();
     let text = site.gateway().shell("nft list set bridge edge_warden mac");
-    assert!(text.contains("02:00:00:00:00:01") && !text.contains("expires"), "{text}");
+    assert!(
+        text.contains("02:00:00:00:00:01") && !text.contains("expires"),
+        "{text}"
+    );
     cut.isolated[0].until = Some(UnixTime(NOW.0 - 1));
     firewall.enforce(&cut, NOW).unwrap();
     assert!(device.ping(target));
@@ -371,14 +511,22 @@ fn owned_tables_survive_a_flush_of_everything() {
     let site = Site::build(Options::default());
     let device = site.device(0);
     let mut firewall = open(&site, TableOwnership::Auto);
-    firewall.enforce(&policy(&site, &[device], Posture::Isolate), NOW).unwrap();
+    firewall
+        .enforce(&policy(&site, &[device], Posture::Isolate), NOW)
+        .unwrap();
     assert_eq!(firewall.enforced().unwrap().unwrap().ownership, Some(Ownership::Owned));
     let escaped = site.gateway().capture("br0", {
         let mac = device.mac.0;
         move |frame| frame.get(6..12) == Some(mac.as_slice()) && frame.get(12..14) == Some(&[8, 0])
     });
     site.gateway().shell("nft flush ruleset");
-    assert!(!site.gateway().run(&["nft", "delete", "table", "bridge", "edge_warden"]).status.success());
+    assert!(
+        !site
+            .gateway()
+            .run(&["nft", "delete", "table", "bridge", "edge_warden"])
+            .status
+            .success()
+    );
     assert!(!device.ping(site.gateway().v4.into()));
     assert_eq!(escaped.finish(), (0, vec![]));
     let enforced = firewall.enforced().unwrap().unwrap();
@@ -407,8 +555,14 @@ fn foreign_damage_is_noticed_and_mended() {
         ("nft flush ruleset", Holding::Absent),
         ("nft delete table bridge edge_warden", Holding::Partial),
         ("nft flush chain bridge edge_warden drop_from", Holding::Partial),
-        ("nft insert rule netdev edge_warden from_device accept", Holding::Partial),
-        ("nft delete element bridge edge_warden mac { 02:00:00:00:00:01 }", Holding::Partial),
+        (
+            "nft insert rule netdev edge_warden from_device accept",
+            Holding::Partial,
+        ),
+        (
+            "nft delete element bridge edge_warden mac { 02:00:00:00:00:01 }",
+            Holding::Partial,
+        ),
         ("nft flush set netdev edge_warden drop_from_mac", Holding::Partial),
         ("nft delete chain bridge edge_warden between_ports", Holding::Partial),
     ];
@@ -419,7 +573,11 @@ fn foreign_damage_is_noticed_and_mended() {
         while changes.is_empty() {
             changes = watch.read().unwrap();
         }
-        assert!(changes.iter().all(|change| matches!(change, Change::Table { table, .. } if table == "edge_warden")));
+        assert!(
+            changes
+                .iter()
+                .all(|change| matches!(change, Change::Table { table, .. } if table == "edge_warden"))
+        );
         assert_eq!(whole(&mut firewall), left, "{damage}");
         firewall.distrust();
         firewall.enforce(&cut, NOW).unwrap();
@@ -427,7 +585,12 @@ fn foreign_damage_is_noticed_and_mended() {
         assert!(!device.ping(gateway.v4.into()), "{damage}");
         // What the damage and the mending have left in the queue, up to a mark of our own making.
         gateway.shell("nft 'add table netdev edge_warden_acct; delete table netdev edge_warden_acct'");
-        while !watch.read().unwrap().iter().any(|c| matches!(c, Change::Table { table, .. } if table == "edge_warden_acct")) {}
+        while !watch
+            .read()
+            .unwrap()
+            .iter()
+            .any(|c| matches!(c, Change::Table { table, .. } if table == "edge_warden_acct"))
+        {}
     }
 }
 
@@ -436,10 +599,14 @@ fn a_lost_table_is_rebuilt_even_when_nobody_told() {
     let site = Site::build(Options::default());
     let device = site.device(0);
     let mut firewall = open(&site, TableOwnership::Off);
-    firewall.enforce(&policy(&site, &[device], Posture::Isolate), NOW).unwrap();
+    firewall
+        .enforce(&policy(&site, &[device], Posture::Isolate), NOW)
+        .unwrap();
     site.gateway().shell("nft flush ruleset");
     assert!(device.ping(site.gateway().v4.into()));
-    firewall.enforce(&policy(&site, &[device, site.device(1)], Posture::Isolate), NOW).unwrap();
+    firewall
+        .enforce(&policy(&site, &[device, site.device(1)], Posture::Isolate), NOW)
+        .unwrap();
     assert!(!device.ping(site.gateway().v4.into()));
 }
 
@@ -448,7 +615,7 @@ fn the_gateways_own_sockets_and_flows_are_severed() {
     let site = Site::build(Options::default());
     let (device, gateway) = (site.device(0), site.gateway());
     let _echo = (gateway.echo(7000), site.internet().echo(7000));
-    let mut streams = vec![
+    let mut streams = [
         device.connect(gateway.v4.into(), 7000, PATIENCE).unwrap(),
         device.connect(gateway.v6.into(), 7000, PATIENCE).unwrap(),
         device.connect(site.internet().v4.into(), 7000, PATIENCE).unwrap(),
@@ -456,7 +623,9 @@ fn the_gateways_own_sockets_and_flows_are_severed() {
     let mut other = site.device(1).connect(gateway.v4.into(), 7000, PATIENCE).unwrap();
     assert!(streams.iter_mut().all(|stream| alive(stream, PATIENCE)) && alive(&mut other, PATIENCE));
     let mut firewall = open(&site, TableOwnership::Auto);
-    firewall.enforce(&policy(&site, &[device], Posture::Isolate), NOW).unwrap();
+    firewall
+        .enforce(&policy(&site, &[device], Posture::Isolate), NOW)
+        .unwrap();
     let severed = gateway.enter(|| sever(&[device.v4.into(), device.v6.into()].into()).unwrap());
     assert_eq!(severed.unsupported, Vec::<String>::new());
     assert_eq!(severed.sockets, 2, "{severed:?}");
@@ -469,9 +638,19 @@ fn the_gateways_own_sockets_and_flows_are_severed() {
 #[test]
 fn traffic_is_counted_exactly_as_the_links_saw_it() {
     let site = Site::build(Options::default());
-    let _echoes = [site.gateway().echo(7000), site.internet().echo(7000), site.device(1).echo(7000)];
+    // Otherwise conntrack puts bridged fragments together before the place where we count.
+    site.gateway()
+        .shell("for f in /proc/sys/net/bridge/bridge-nf-call-*tables; do echo 0 > $f; done");
+    let _echoes = [
+        site.gateway().echo(7000),
+        site.internet().echo(7000),
+        site.device(1).echo(7000),
+    ];
     let tracked: BTreeSet<_> = (0..4).filter(|n| *n != 2).map(|n| site.device(n).mac).collect();
-    let lan = AccountingLan { bridges: ["br0".to_owned()].into(), interfaces: ["lan3".to_owned()].into() };
+    let lan = AccountingLan {
+        bridges: ["br0".to_owned()].into(),
+        interfaces: ["lan3".to_owned()].into(),
+    };
     let mut accounting = site.gateway().enter(|| NftablesAccounting::open(lan).unwrap());
     accounting.track(&tracked).unwrap();
     let first = accounting.read().unwrap();
@@ -479,39 +658,61 @@ fn traffic_is_counted_exactly_as_the_links_saw_it() {
     for n in [0, 3] {
         let device = site.device(n);
         let gateway = if n == 3 { site.routed_port() } else { site.gateway() };
-        let targets = [IpAddr::from(site.internet().v4), site.internet().v6.into(), gateway.v4.into(), site.device(1).v4.into()];
+        let targets = [
+            IpAddr::from(site.internet().v4),
+            site.internet().v6.into(),
+            gateway.v4.into(),
+            site.device(1).v4.into(),
+        ];
         for to in targets {
-            let mut stream = device.connect(to, 7000, PATIENCE).unwrap();
-            let mut received = vec![0; 40_000];
-            stream.write_all(&received).unwrap();
-            stream.set_read_timeout(Some(PATIENCE)).unwrap();
-            stream.read_exact(&mut received).unwrap();
+            // The gateway's own TCP is cut into frames behind netdev egress, so there the count is lower: see the docs.
+            if to != IpAddr::from(site.routed_port().v4) {
+                let mut stream = device.connect(to, 7000, PATIENCE).unwrap();
+                let mut received = vec![0; 40_000];
+                stream.write_all(&received).unwrap();
+                stream.set_read_timeout(Some(PATIENCE)).unwrap();
+                stream.read_exact(&mut received).unwrap();
+            }
             assert!(device.udp(to, 7000, 900, PATIENCE) && device.udp(to, 7000, 4000, PATIENCE) && device.ping(to));
         }
     }
     assert!(site.device(2).ping(site.gateway().v4.into()));
-    // Frames still under way (closing connections): wait until both sides agree, then compare once more in full.
-    let settled = |n: usize, traffic: &Traffic, now: LinkCounters| {
-        let device = site.device(n).mac;
-        let counted = traffic.devices[&device].since(first.devices[&device]).unwrap();
-        let before = link[n];
-        (counted.packets_out, counted.bytes_out) == (now.packets_out - before.packets_out, now.bytes_out - before.bytes_out)
-    };
+    // Frames may still be under way (closing connections): both sides must come to agree, in all four numbers.
     for n in [0, 1, 3] {
-        let exact = until(PATIENCE, || settled(n, &accounting.read().unwrap(), site.device(n).link_counters("eth0")));
-        let traffic = accounting.read().unwrap();
-        let now = site.device(n).link_counters("eth0");
-        let counted = traffic.devices[&site.device(n).mac].since(first.devices[&site.device(n).mac]).unwrap();
-        assert!(exact, "device {n}: counted {counted:?}, link {:?} to {now:?}", link[n]);
-        let port = format!("lan{n}");
-        let group = |t: &Traffic| t.group.get(&port).copied().unwrap_or_default();
-        let (packets, bytes) = (group(&traffic).packets - group(&first).packets, group(&traffic).bytes - group(&first).bytes);
-        assert_eq!(counted.packets_in + packets, now.packets_in - link[n].packets_in, "device {n} frames in");
-        assert_eq!(counted.bytes_in + bytes, now.bytes_in - link[n].bytes_in, "device {n} bytes in");
-        assert!(counted.packets_out > 50 && counted.packets_in > 50, "{counted:?}");
+        let (mac, port) = (site.device(n).mac, format!("lan{n}"));
+        let mut seen = String::new();
+        let exact = until(PATIENCE, || {
+            let traffic = accounting.read().unwrap();
+            let now = site.device(n).link_counters("eth0");
+            let counted = traffic.devices[&mac].since(first.devices[&mac]).unwrap();
+            let group = |t: &Traffic| {
+                t.group
+                    .get(&port)
+                    .map_or((0, 0), |volume| (volume.packets, volume.bytes))
+            };
+            let (before, after) = (group(&first), group(&traffic));
+            let counted = LinkCounters {
+                packets_in: counted.packets_in + after.0 - before.0,
+                bytes_in: counted.bytes_in + after.1 - before.1,
+                packets_out: counted.packets_out,
+                bytes_out: counted.bytes_out,
+            };
+            let truth = LinkCounters {
+                packets_in: now.packets_in - link[n].packets_in,
+                bytes_in: now.bytes_in - link[n].bytes_in,
+                packets_out: now.packets_out - link[n].packets_out,
+                bytes_out: now.bytes_out - link[n].bytes_out,
+            };
+            seen = format!("device {n}: counted {counted:?}, on the link {truth:?}");
+            counted == truth && truth.packets_in > 50 && truth.packets_out > 50
+        });
+        assert!(exact, "{seen}");
     }
     let traffic = accounting.read().unwrap();
-    assert!(traffic.unknown[&site.device(2).mac].packets >= 1, "an untracked device is seen");
+    assert!(
+        traffic.unknown[&site.device(2).mac].packets >= 1,
+        "an untracked device is seen"
+    );
     assert_eq!(traffic.uncounted.packets, 0);
     // One more device, and who stays keeps the counts.
     let everybody = (0..4).map(|n| site.device(n).mac).collect();
@@ -526,7 +727,10 @@ fn traffic_is_counted_exactly_as_the_links_saw_it() {
 fn a_flood_of_random_addresses_is_bounded_and_said() {
     let site = Site::build(Options::default());
     let device = site.device(0);
-    let lan = AccountingLan { bridges: ["br0".to_owned()].into(), ..AccountingLan::default() };
+    let lan = AccountingLan {
+        bridges: ["br0".to_owned()].into(),
+        ..AccountingLan::default()
+    };
     let mut accounting = site.gateway().enter(|| NftablesAccounting::open(lan).unwrap());
     accounting.track(&[device.mac].into()).unwrap();
     let wire = device.wire();
@@ -544,7 +748,10 @@ fn a_flood_of_random_addresses_is_bounded_and_said() {
     assert!(traffic.uncounted.packets >= 1904, "{:?}", traffic.uncounted);
     let before = traffic.devices[&device.mac].packets_out;
     assert!(device.ping(site.gateway().v4.into()));
-    assert!(accounting.read().unwrap().devices[&device.mac].packets_out > before, "the known device is still counted");
+    assert!(
+        accounting.read().unwrap().devices[&device.mac].packets_out > before,
+        "the known device is still counted"
+    );
 }
 
 #[test]
@@ -563,23 +770,33 @@ fn ten_thousand_devices_are_one_transaction() {
             until: None,
         });
     }
-    cut.isolated.retain(|isolated| !isolated.v4.iter().any(|a| a.is_broadcast() || a.is_unspecified()));
+    cut.isolated
+        .retain(|isolated| !isolated.v4.iter().any(|a| a.is_broadcast() || a.is_unspecified()));
     firewall.enforce(&cut, NOW).unwrap();
     let enforced = firewall.enforced().unwrap().unwrap();
     assert_eq!(enforced.differences, Vec::<String>::new());
     assert_eq!(enforced.macs.len(), 10_001);
-    assert!(cut.isolated.iter().all(|isolated| enforced.holds(isolated) == Holding::Whole));
+    assert!(
+        cut.isolated
+            .iter()
+            .all(|isolated| enforced.holds(isolated) == Holding::Whole)
+    );
     assert!(!site.device(0).ping(site.gateway().v4.into()));
 }
 
 #[test]
 fn dnsmasq_leases_an_address_also_in_isolation() {
-    let site = Site::build(Options { dhcp: true, ..Options::default() });
+    let site = Site::build(Options {
+        dhcp: true,
+        ..Options::default()
+    });
     let device = site.device(0);
     let leased = || dhcp_discover(device, PATIENCE);
     assert!(until(Duration::from_secs(10), leased), "an offer before the cut");
     let mut firewall = open(&site, TableOwnership::Auto);
-    firewall.enforce(&policy(&site, &[device], Posture::Isolate), NOW).unwrap();
+    firewall
+        .enforce(&policy(&site, &[device], Posture::Isolate), NOW)
+        .unwrap();
     assert!(leased(), "an offer in isolation");
     // Asking in somebody else's name is not an allowance.
     assert!(!dhcp_discover_as(device, [2, 0, 0, 0, 0, 0x66], GRACE));
@@ -601,7 +818,10 @@ fn dhcp_discover_as(device: &Host, chaddr: [u8; 6], limit: Duration) -> bool {
     let mut ip = vec![0x45, 0];
     ip.extend((udp_length + 20).to_be_bytes());
     ip.extend([0, 0, 0, 0, 64, 17, 0, 0, 0, 0, 0, 0, 255, 255, 255, 255]);
-    let sum: u32 = ip.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
+    let sum: u32 = ip
+        .chunks(2)
+        .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])))
+        .sum();
     let folded = (sum & 0xffff) + (sum >> 16);
     ip[10..12].copy_from_slice(&(!u16::try_from(folded).unwrap()).to_be_bytes());
     let mut frame = vec![0xff; 6];
@@ -614,5 +834,7 @@ fn dhcp_discover_as(device: &Host, chaddr: [u8; 6], limit: Duration) -> bool {
     frame.extend(bootp);
     let wire = device.wire();
     wire.send(&frame);
-    wire.receive(limit, |frame| frame.get(34..38) == Some(&[0, 67, 0, 68]) && frame.get(70..76) == Some(&chaddr))
+    wire.receive(limit, |frame| {
+        frame.get(34..38) == Some(&[0, 67, 0, 68]) && frame.get(70..76) == Some(&chaddr)
+    })
 }

@@ -93,7 +93,12 @@ impl NftablesAccounting {
     /// No netfilter socket to be had.
     pub fn open(lan: AccountingLan) -> Result<Self, FirewallError> {
         let netlink = Netlink::netfilter(0).map_err(kernel)?;
-        Ok(Self { netlink, lan, written: None, generation: 0 })
+        Ok(Self {
+            netlink,
+            lan,
+            written: None,
+            generation: 0,
+        })
     }
 
     /// The port id under which the kernel reports our own changes.
@@ -122,7 +127,10 @@ impl NftablesAccounting {
     pub fn purge(&mut self) -> Result<(), FirewallError> {
         let mut operations = Vec::new();
         for family in FAMILIES {
-            if readback::table_flags(&mut self.netlink, family, ACCT).map_err(kernel)?.is_some() {
+            if readback::table_flags(&mut self.netlink, family, ACCT)
+                .map_err(kernel)?
+                .is_some()
+            {
                 operations.push(encode::delete_table(family, ACCT));
             }
         }
@@ -130,7 +138,9 @@ impl NftablesAccounting {
         if operations.is_empty() {
             return Ok(());
         }
-        self.netlink.transact("remove accounting", &encode::batch(operations)).map_err(kernel)
+        self.netlink
+            .transact("remove accounting", &encode::batch(operations))
+            .map_err(kernel)
     }
 
     fn step(&mut self, wanted: &[Table]) -> Option<Result<(), NetlinkError>> {
@@ -192,33 +202,50 @@ impl Accounting for NftablesAccounting {
     }
 
     fn read(&mut self) -> Result<Traffic, FirewallError> {
-        let mut traffic = Traffic { generation: self.generation, ..Traffic::default() };
+        let mut traffic = Traffic {
+            generation: self.generation,
+            ..Traffic::default()
+        };
         for table in self.written.clone().unwrap_or_default() {
             let family = table.family;
             // Netdev egress is the only place that counts with the Ethernet header.
             let missing_out = ETHERNET_HEADER;
             let missing_in = if family == Family::Netdev { 0 } else { ETHERNET_HEADER };
-            let mut elements =
-                |set| readback::elements(&mut self.netlink, family, ACCT, set).map_err(kernel);
+            let mut elements = |set| readback::elements(&mut self.netlink, family, ACCT, set).map_err(kernel);
             for (key, held) in elements(SENT)? {
                 let Ok(mac) = key.as_slice().try_into() else { continue };
                 let sent = volume(held.counted, missing_out);
                 let counters = traffic.devices.entry(MacAddress(mac)).or_default();
-                *counters += Counters { bytes_out: sent.bytes, packets_out: sent.packets, ..Counters::default() };
+                *counters += Counters {
+                    bytes_out: sent.bytes,
+                    packets_out: sent.packets,
+                    ..Counters::default()
+                };
             }
             for (key, held) in elements(RECEIVED)? {
                 let Ok(mac) = key.as_slice().try_into() else { continue };
                 let received = volume(held.counted, missing_in);
                 let counters = traffic.devices.entry(MacAddress(mac)).or_default();
-                *counters +=
-                    Counters { bytes_in: received.bytes, packets_in: received.packets, ..Counters::default() };
+                *counters += Counters {
+                    bytes_in: received.bytes,
+                    packets_in: received.packets,
+                    ..Counters::default()
+                };
             }
             for (key, held) in elements(UNKNOWN)? {
                 let Ok(mac) = key.as_slice().try_into() else { continue };
-                traffic.unknown.entry(MacAddress(mac)).or_default().add(volume(held.counted, missing_out));
+                traffic
+                    .unknown
+                    .entry(MacAddress(mac))
+                    .or_default()
+                    .add(volume(held.counted, missing_out));
             }
             for (key, held) in elements(GROUP)? {
-                traffic.group.entry(interface_text(&key)).or_default().add(volume(held.counted, missing_in));
+                traffic
+                    .group
+                    .entry(interface_text(&key))
+                    .or_default()
+                    .add(volume(held.counted, missing_in));
             }
             let uncounted = readback::rule_counters(&mut self.netlink, family, ACCT).map_err(kernel)?;
             traffic.uncounted.add(volume(Some(uncounted), missing_out));
@@ -236,7 +263,10 @@ impl Volume {
 
 fn volume(counted: Option<(u64, u64)>, missing: u64) -> Volume {
     let (packets, bytes) = counted.unwrap_or_default();
-    Volume { packets, bytes: bytes.saturating_add(packets.saturating_mul(missing)) }
+    Volume {
+        packets,
+        bytes: bytes.saturating_add(packets.saturating_mul(missing)),
+    }
 }
 
 /// The accounting tables for these links and devices.
@@ -247,7 +277,12 @@ fn tables(lan: &AccountingLan, devices: &BTreeSet<MacAddress>) -> Vec<Table> {
             base("from_ports", At::Prerouting, -510, &[], sent()),
             base("to_ports", At::Postrouting, 510, &[], received()),
         ];
-        tables.push(Table { family: Family::Bridge, name: ACCT, sets: sets(devices), chains });
+        tables.push(Table {
+            family: Family::Bridge,
+            name: ACCT,
+            sets: sets(devices),
+            chains,
+        });
     }
     if !lan.interfaces.is_empty() {
         let links: Vec<String> = lan.interfaces.iter().cloned().collect();
@@ -255,37 +290,69 @@ fn tables(lan: &AccountingLan, devices: &BTreeSet<MacAddress>) -> Vec<Table> {
             base("from_links", At::Ingress, -510, &links, sent()),
             base("to_links", At::Egress, 510, &links, received()),
         ];
-        tables.push(Table { family: Family::Netdev, name: ACCT, sets: sets(devices), chains });
+        tables.push(Table {
+            family: Family::Netdev,
+            name: ACCT,
+            sets: sets(devices),
+            chains,
+        });
     }
     tables
 }
 
 fn base(name: &'static str, at: At, priority: i32, devices: &[String], rules: Vec<Rule>) -> Chain {
-    Chain { name, hook: Some(Hook { at, priority, devices: devices.to_vec() }), rules }
+    Chain {
+        name,
+        hook: Some(Hook {
+            at,
+            priority,
+            devices: devices.to_vec(),
+        }),
+        rules,
+    }
 }
 
 /// `accept` ends only this chain: the quarantine comes later and decides.
 fn sent() -> Vec<Rule> {
     vec![
-        Rule { when: vec![Test::In(Field::EtherSource, SENT)], then: Then::Accept },
-        Rule { when: Vec::new(), then: Then::UpdateAndAccept(Field::EtherSource, UNKNOWN) },
+        Rule {
+            when: vec![Test::In(Field::EtherSource, SENT)],
+            then: Then::Accept,
+        },
+        Rule {
+            when: Vec::new(),
+            then: Then::UpdateAndAccept(Field::EtherSource, UNKNOWN),
+        },
         // Reached only when the set of unknown devices is full.
-        Rule { when: Vec::new(), then: Then::Count },
+        Rule {
+            when: Vec::new(),
+            then: Then::Count,
+        },
     ]
 }
 
 fn received() -> Vec<Rule> {
     let group = Test::Masked(Field::EtherDestination, vec![1, 0, 0, 0, 0, 0], vec![1, 0, 0, 0, 0, 0]);
     vec![
-        Rule { when: vec![Test::In(Field::EtherDestination, RECEIVED)], then: Then::Accept },
-        Rule { when: vec![group], then: Then::Update(Field::OutInterface, GROUP) },
+        Rule {
+            when: vec![Test::In(Field::EtherDestination, RECEIVED)],
+            then: Then::Accept,
+        },
+        Rule {
+            when: vec![group],
+            then: Then::Update(Field::OutInterface, GROUP),
+        },
     ]
 }
 
 fn sets(devices: &BTreeSet<MacAddress>) -> Vec<Set> {
-    let known: BTreeMap<Vec<u8>, Element> =
-        devices.iter().map(|mac| (mac.0.to_vec(), Element::default())).collect();
-    let listed = |name| Set { name, key: Key::Ether, each: Each::Counter, elements: Elements::Listed(known.clone()) };
+    let known: BTreeMap<Vec<u8>, Element> = devices.iter().map(|mac| (mac.0.to_vec(), Element::default())).collect();
+    let listed = |name| Set {
+        name,
+        key: Key::Ether,
+        each: Each::Counter,
+        elements: Elements::Listed(known.clone()),
+    };
     let seen = |name, key, size, timeout_ms| Set {
         name,
         key,

@@ -84,7 +84,11 @@ pub(crate) fn tables(policy: &Policy, now: UnixTime) -> Vec<Table> {
 type Keys = BTreeMap<Vec<u8>, Element>;
 
 fn sets(policy: &Policy, now: UnixTime) -> Vec<Set> {
-    let live: Vec<&Isolated> = policy.isolated.iter().filter(|i| i.until.is_none_or(|until| until > now)).collect();
+    let live: Vec<&Isolated> = policy
+        .isolated
+        .iter()
+        .filter(|i| i.until.is_none_or(|until| until > now))
+        .collect();
     let macs = keys(&live, |i| i.macs.iter().map(|mac| mac.0.to_vec()).collect());
     let ip4 = keys(&live, |i| i.v4.iter().map(|a| a.octets().to_vec()).collect());
     let ip6 = keys(&live, |i| i.v6.iter().map(|a| a.octets().to_vec()).collect());
@@ -99,7 +103,12 @@ fn sets(policy: &Policy, now: UnixTime) -> Vec<Set> {
     let ports = policy.lan.broker_ports.iter().map(|port| port.to_be_bytes().to_vec());
     let quiet = policy.quiet_ports.iter().flatten().map(|name| interface_key(name));
     let limit = |per_second, burst| Each::Limit { per_second, burst };
-    let listed = |name, key, each, elements| Set { name, key, each, elements: Elements::Listed(elements) };
+    let listed = |name, key, each, elements| Set {
+        name,
+        key,
+        each,
+        elements: Elements::Listed(elements),
+    };
 
     let mut sets = vec![
         listed(GATEWAY4, Key::Ip4, Each::Nothing, fixed(gateway4)),
@@ -145,7 +154,12 @@ fn keys(isolated: &[&Isolated], of: impl Fn(&Isolated) -> Vec<Vec<u8>>) -> Ident
             }
             let until = match (all.get(&key), isolated.until) {
                 (None, until) => until,
-                (Some(Element { until: Some(earlier), .. }), Some(until)) => Some(until.max(*earlier)),
+                (
+                    Some(Element {
+                        until: Some(earlier), ..
+                    }),
+                    Some(until),
+                ) => Some(until.max(*earlier)),
                 (Some(_), _) => None,
             };
             all.insert(key, Element { until, counted: None });
@@ -160,7 +174,9 @@ fn fixed(keys: impl Iterator<Item = Vec<u8>>) -> Keys {
 }
 
 fn forever<'a>(keys: impl IntoIterator<Item = impl KeyOf<'a>>) -> Keys {
-    keys.into_iter().map(|key| (key.key().to_vec(), Element::default())).collect()
+    keys.into_iter()
+        .map(|key| (key.key().to_vec(), Element::default()))
+        .collect()
 }
 
 /// Items of a map or of a set of keys.
@@ -179,7 +195,10 @@ impl<'a, T> KeyOf<'a> for (&'a Vec<u8>, T) {
 }
 
 fn rule(when: impl IntoIterator<Item = Test>, then: Then) -> Rule {
-    Rule { when: when.into_iter().collect(), then }
+    Rule {
+        when: when.into_iter().collect(),
+        then,
+    }
 }
 
 fn is(field: Field, value: impl AsRef<[u8]>) -> Test {
@@ -191,11 +210,23 @@ fn within(field: Field, set: &'static str) -> Test {
 }
 
 fn chain(name: &'static str, rules: Vec<Rule>) -> Chain {
-    Chain { name, hook: None, rules }
+    Chain {
+        name,
+        hook: None,
+        rules,
+    }
 }
 
 fn base(name: &'static str, at: At, priority: i32, rules: Vec<Rule>) -> Chain {
-    Chain { name, hook: Some(Hook { at, priority, devices: Vec::new() }), rules }
+    Chain {
+        name,
+        hook: Some(Hook {
+            at,
+            priority,
+            devices: Vec::new(),
+        }),
+        rules,
+    }
 }
 
 /// IPv4 without fragments; a fragment is dropped rather than judged by a header it may not carry.
@@ -209,7 +240,10 @@ fn ip6(protocol: u8) -> Vec<Test> {
 }
 
 fn ports(source: u16, destination: u16) -> Vec<Test> {
-    vec![is(Field::SourcePort, source.to_be_bytes()), is(Field::DestinationPort, destination.to_be_bytes())]
+    vec![
+        is(Field::SourcePort, source.to_be_bytes()),
+        is(Field::DestinationPort, destination.to_be_bytes()),
+    ]
 }
 
 fn accept(parts: impl IntoIterator<Item = Vec<Test>>) -> Rule {
@@ -217,7 +251,13 @@ fn accept(parts: impl IntoIterator<Item = Vec<Test>>) -> Rule {
 }
 
 fn no_fragments(to: &'static str) -> Rule {
-    rule([is(Field::EtherType, IPV4), Test::AnyBit(Field::Ip4Fragment, vec![0x3f, 0xff])], Then::Goto(to))
+    rule(
+        [
+            is(Field::EtherType, IPV4),
+            Test::AnyBit(Field::Ip4Fragment, vec![0x3f, 0xff]),
+        ],
+        Then::Goto(to),
+    )
 }
 
 /// What an isolated device may say to the gateway. Its own claims (sender addresses, targets, chaddr) must be the
@@ -258,7 +298,10 @@ fn from_device() -> Chain {
             dhcp6(is(Field::Ip6Destination, all_dhcp_servers.octets())),
             dhcp6(within(Field::Ip6Destination, GATEWAY6)),
             nd(135, vec![within(Field::NdTarget, GATEWAY6)]),
-            nd(136, vec![within(Field::NdTarget, IP6), within(Field::Ip6Destination, GATEWAY6)]),
+            nd(
+                136,
+                vec![within(Field::NdTarget, IP6), within(Field::Ip6Destination, GATEWAY6)],
+            ),
             nd(133, vec![is(Field::Ip6Destination, all_routers.octets())]),
             accept([
                 ip4(TCP),
@@ -288,12 +331,21 @@ const ARP_KIND: [u8; 6] = [0, 1, 8, 0, 6, 4];
 
 /// What the gateway may say to an isolated device (or to a port with only such devices).
 fn to_device() -> Chain {
-    let nd = |kind: u8| accept([ip6(ICMPV6), vec![is(Field::Icmp6Type, [kind]), within(Field::Ip6Source, GATEWAY6)]]);
+    let nd = |kind: u8| {
+        accept([
+            ip6(ICMPV6),
+            vec![is(Field::Icmp6Type, [kind]), within(Field::Ip6Source, GATEWAY6)],
+        ])
+    };
     chain(
         "to_device",
         vec![
             rule(
-                [is(Field::EtherType, ARP), is(Field::ArpKind, ARP_KIND), within(Field::ArpSender, GATEWAY4)],
+                [
+                    is(Field::EtherType, ARP),
+                    is(Field::ArpKind, ARP_KIND),
+                    within(Field::ArpSender, GATEWAY4),
+                ],
                 Then::Accept,
             ),
             no_fragments("drop_to"),
@@ -326,7 +378,8 @@ fn to_device() -> Chain {
 /// Frames known by their IP address only: the device took another hardware address, or stands behind a router.
 fn address_chains() -> Vec<Chain> {
     let fragment = |to| rule([Test::AnyBit(Field::Ip4Fragment, vec![0x3f, 0xff])], Then::Goto(to));
-    let broker = |protocol: Test, ours: Test, port: Test, theirs: Test| rule([protocol, ours, port, theirs], Then::Accept);
+    let broker =
+        |protocol: Test, ours: Test, port: Test, theirs: Test| rule([protocol, ours, port, theirs], Then::Accept);
     let end = |to| rule([], Then::Goto(to));
     let tcp4 = || is(Field::Ip4Protocol, [TCP]);
     let tcp6 = || is(Field::Ip6Next, [TCP]);
@@ -385,7 +438,10 @@ fn address_chains() -> Vec<Chain> {
 }
 
 fn drop_chain(name: &'static str, by: Field, counted_in: &'static str) -> Chain {
-    chain(name, vec![rule([within(by, counted_in)], Then::Continue), rule([], Then::Drop)])
+    chain(
+        name,
+        vec![rule([within(by, counted_in)], Then::Continue), rule([], Then::Drop)],
+    )
 }
 
 fn common_chains() -> Vec<Chain> {
@@ -423,7 +479,10 @@ fn to_rules() -> Vec<Rule> {
         rule([within(Field::EtherDestination, MAC)], Then::Goto("to_device")),
         by_address(IPV4, Field::Ip4Destination, IP4, "to_ip4"),
         by_address(IPV6, Field::Ip6Destination, IP6, "to_ip6"),
-        rule([group(), within(Field::OutInterface, QUIET_PORTS)], Then::Goto("to_device")),
+        rule(
+            [group(), within(Field::OutInterface, QUIET_PORTS)],
+            Then::Goto("to_device"),
+        ),
     ]
 }
 
@@ -446,7 +505,10 @@ fn bridge_chains() -> Vec<Chain> {
             "link_local",
             At::Input,
             -300,
-            vec![rule([link_local, within(Field::EtherSource, MAC)], Then::Goto("drop_from"))],
+            vec![rule(
+                [link_local, within(Field::EtherSource, MAC)],
+                Then::Goto("drop_from"),
+            )],
         ),
         base(
             "between_ports",
@@ -481,7 +543,11 @@ fn bridge_chains() -> Vec<Chain> {
 fn netdev_chains(devices: &[String]) -> Vec<Chain> {
     let on = |name, at, priority, rules| Chain {
         name,
-        hook: Some(Hook { at, priority, devices: devices.to_vec() }),
+        hook: Some(Hook {
+            at,
+            priority,
+            devices: devices.to_vec(),
+        }),
         rules,
     };
     vec![
@@ -507,7 +573,9 @@ pub(crate) fn element_changes(old: &Table, new: &Table) -> Option<Vec<ElementCha
     }
     let mut changes = Vec::new();
     for (old, new) in old.sets.iter().zip(&new.sets) {
-        let (Some(before), Some(after)) = (old.listed(), new.listed()) else { continue };
+        let (Some(before), Some(after)) = (old.listed(), new.listed()) else {
+            continue;
+        };
         let remove: Vec<_> = before
             .iter()
             .filter(|(key, element)| after.get(*key).is_none_or(|new| new.until != element.until))
@@ -519,7 +587,11 @@ pub(crate) fn element_changes(old: &Table, new: &Table) -> Option<Vec<ElementCha
             .map(|(key, element)| (key.clone(), *element))
             .collect();
         if !remove.is_empty() || !add.is_empty() {
-            changes.push(ElementChange { set: new.name, remove, add });
+            changes.push(ElementChange {
+                set: new.name,
+                remove,
+                add,
+            });
         }
     }
     Some(changes)

@@ -81,7 +81,12 @@ pub(crate) fn rehearsal(operations: Vec<Message>) -> Vec<Message> {
 }
 
 fn bracket(kind: u16) -> Message {
-    Message { kind, flags: 0, body: Attributes::netfilter(0, 10).0, what: "the batch".to_owned() }
+    Message {
+        kind,
+        flags: 0,
+        body: Attributes::netfilter(0, 10).0,
+        what: "the batch".to_owned(),
+    }
 }
 
 /// The messages that create `table` and everything in it, given that no table of that name exists.
@@ -90,7 +95,14 @@ pub(crate) fn create(table: &Table, flags: u32, now: UnixTime) -> Vec<Message> {
     for (id, set) in (1..).zip(&table.sets) {
         messages.push(new_set(table, set, id));
         if let Some(elements) = set.listed() {
-            messages.extend(add_elements(table.family, table.name, set.name, set.each, elements, now));
+            messages.extend(add_elements(
+                table.family,
+                table.name,
+                set.name,
+                set.each,
+                elements,
+                now,
+            ));
         }
     }
     for chain in &table.chains {
@@ -108,14 +120,24 @@ pub(crate) fn create(table: &Table, flags: u32, now: UnixTime) -> Vec<Message> {
 pub(crate) fn new_table(family: Family, name: &str, flags: u32) -> Message {
     let mut body = Attributes::netfilter(family.number(), 0);
     body.text(1, name).be32(2, flags);
-    Message { kind: NEWTABLE, flags: NLM_F_CREATE, body: body.0, what: format!("table {family} {name}") }
+    Message {
+        kind: NEWTABLE,
+        flags: NLM_F_CREATE,
+        body: body.0,
+        what: format!("table {family} {name}"),
+    }
 }
 
 /// The message that removes a table with everything in it.
 pub(crate) fn delete_table(family: Family, name: &str) -> Message {
     let mut body = Attributes::netfilter(family.number(), 0);
     body.text(1, name);
-    Message { kind: DELTABLE, flags: 0, body: body.0, what: format!("delete table {family} {name}") }
+    Message {
+        kind: DELTABLE,
+        flags: 0,
+        body: body.0,
+        what: format!("delete table {family} {name}"),
+    }
 }
 
 /// The messages of one change of elements.
@@ -133,10 +155,22 @@ pub(crate) fn change(table: &Table, change: &ElementChange, now: UnixTime) -> Ve
             }
         });
         let what = format!("delete element {} {} {}", table.family, table.name, change.set);
-        messages.push(Message { kind: DELSETELEM, flags: 0, body: body.0, what });
+        messages.push(Message {
+            kind: DELSETELEM,
+            flags: 0,
+            body: body.0,
+            what,
+        });
     }
     let each = table.set(change.set).map_or(Each::Nothing, |set| set.each);
-    messages.extend(add_elements(table.family, table.name, change.set, each, &change.add, now));
+    messages.extend(add_elements(
+        table.family,
+        table.name,
+        change.set,
+        each,
+        &change.add,
+        now,
+    ));
     messages
 }
 
@@ -169,7 +203,12 @@ fn add_elements(
                 }
             });
             let what = format!("add element {family} {table} {set}");
-            Message { kind: NEWSETELEM, flags: NLM_F_CREATE, body: body.0, what }
+            Message {
+                kind: NEWSETELEM,
+                flags: NLM_F_CREATE,
+                body: body.0,
+                what,
+            }
         })
         .collect()
 }
@@ -177,7 +216,11 @@ fn add_elements(
 fn new_set(table: &Table, set: &Set, id: u32) -> Message {
     let mut body = Attributes::netfilter(table.family.number(), 0);
     let flags = set_flags(set);
-    body.text(1, table.name).text(2, set.name).be32(3, flags).be32(4, set.key.number()).be32(5, set.key.length());
+    body.text(1, table.name)
+        .text(2, set.name)
+        .be32(3, flags)
+        .be32(4, set.key.number())
+        .be32(5, set.key.length());
     if let Elements::Seen { size, timeout_ms } = set.elements {
         body.nest(9, |description| {
             description.be32(1, size);
@@ -197,7 +240,12 @@ fn new_set(table: &Table, set: &Set, id: u32) -> Message {
         }
     }
     let what = format!("set {} {} {}", table.family, table.name, set.name);
-    Message { kind: NEWSET, flags: NLM_F_CREATE, body: body.0, what }
+    Message {
+        kind: NEWSET,
+        flags: NLM_F_CREATE,
+        body: body.0,
+        what,
+    }
 }
 
 /// `enum nft_set_flags` of a set.
@@ -207,7 +255,11 @@ pub(crate) fn set_flags(set: &Set) -> u32 {
         (_, Each::Timeout) => SET_TIMEOUT,
         _ => 0,
     };
-    let dynamic = if matches!(set.elements, Elements::Seen { .. }) { SET_EVAL } else { 0 };
+    let dynamic = if matches!(set.elements, Elements::Seen { .. }) {
+        SET_EVAL
+    } else {
+        0
+    };
     timeout | dynamic
 }
 
@@ -216,7 +268,9 @@ fn new_chain(table: &Table, chain: &Chain) -> Message {
     body.text(1, table.name).text(3, chain.name);
     if let Some(hook) = &chain.hook {
         body.nest(4, |attributes| {
-            attributes.be32(1, hook.at.number()).bytes(2, &hook.priority.to_be_bytes());
+            attributes
+                .be32(1, hook.at.number())
+                .bytes(2, &hook.priority.to_be_bytes());
             if !hook.devices.is_empty() {
                 attributes.nest(4, |devices| {
                     for device in &hook.devices {
@@ -228,7 +282,12 @@ fn new_chain(table: &Table, chain: &Chain) -> Message {
         body.be32(5, NF_ACCEPT).text(7, "filter");
     }
     let what = format!("chain {} {} {}", table.family, table.name, chain.name);
-    Message { kind: NEWCHAIN, flags: NLM_F_CREATE, body: body.0, what }
+    Message {
+        kind: NEWCHAIN,
+        flags: NLM_F_CREATE,
+        body: body.0,
+        what,
+    }
 }
 
 fn new_rule(table: &Table, chain: &Chain, rule: &Rule) -> Message {
@@ -236,7 +295,12 @@ fn new_rule(table: &Table, chain: &Chain, rule: &Rule) -> Message {
     body.text(1, table.name).text(2, chain.name);
     body.0.extend(expressions(rule));
     let what = format!("rule {} {} {}: {rule}", table.family, table.name, chain.name);
-    Message { kind: NEWRULE, flags: NLM_F_CREATE | NLM_F_APPEND, body: body.0, what }
+    Message {
+        kind: NEWRULE,
+        flags: NLM_F_CREATE | NLM_F_APPEND,
+        body: body.0,
+        what,
+    }
 }
 
 /// The rule's `NFTA_RULE_EXPRESSIONS` attribute.
@@ -378,6 +442,15 @@ pub(crate) fn dump(kind: u16, family: Family, table: Option<&str>, set: Option<&
     if let Some(set) = set {
         body.text(2, set);
     }
-    let what = format!("dump {family} {} {}", table.unwrap_or_default(), set.unwrap_or_default());
-    Message { kind, flags: 0, body: body.0, what }
+    let what = format!(
+        "dump {family} {} {}",
+        table.unwrap_or_default(),
+        set.unwrap_or_default()
+    );
+    Message {
+        kind,
+        flags: 0,
+        body: body.0,
+        what,
+    }
 }

@@ -113,11 +113,18 @@ impl Enforced {
     /// How much of `isolated` is in force.
     #[must_use]
     pub fn holds(&self, isolated: &Isolated) -> Holding {
-        let mut found = isolated.macs.iter().map(|mac| self.macs.contains_key(mac)).collect::<Vec<_>>();
+        let mut found = isolated
+            .macs
+            .iter()
+            .map(|mac| self.macs.contains_key(mac))
+            .collect::<Vec<_>>();
         found.extend(isolated.v4.iter().map(|address| self.v4.contains(address)));
         found.extend(isolated.v6.iter().map(|address| self.v6.contains(address)));
         let looser = isolated.posture == Posture::Isolate
-            && isolated.macs.iter().any(|mac| self.macs.get(mac) == Some(&Posture::Remediate));
+            && isolated
+                .macs
+                .iter()
+                .any(|mac| self.macs.get(mac) == Some(&Posture::Remediate));
         if !found.contains(&true) {
             Holding::Absent
         } else if found.contains(&false) || looser || !self.differences.is_empty() {

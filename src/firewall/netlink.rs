@@ -120,7 +120,10 @@ impl Netlink {
     }
 
     fn open_protocol(protocol: Option<Protocol>, name: &'static str, groups: u32) -> Result<Self, NetlinkError> {
-        let failed = |source: Errno| NetlinkError::Open { protocol: name, source: source.into() };
+        let failed = |source: Errno| NetlinkError::Open {
+            protocol: name,
+            source: source.into(),
+        };
         let flags = SocketFlags::CLOEXEC;
         let fd = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, protocol).map_err(failed)?;
         rustix::net::bind(&fd, &SocketAddrNetlink::new(0, groups)).map_err(failed)?;
@@ -129,7 +132,12 @@ impl Netlink {
         // A batch is one datagram: 10,000 devices are some megabytes. Refused without CAP_NET_ADMIN: then small ones work.
         let _ = sockopt::set_socket_send_buffer_size_force(&fd, 16 << 20);
         let _ = sockopt::set_socket_recv_buffer_size_force(&fd, 4 << 20);
-        Ok(Self { fd, port, sequence: 1, buffer: vec![0; RECEIVE] })
+        Ok(Self {
+            fd,
+            port,
+            sequence: 1,
+            buffer: vec![0; RECEIVE],
+        })
     }
 
     /// A socket for nf_tables and ctnetlink.
@@ -155,7 +163,7 @@ impl Netlink {
             if message.kind == NLMSG_ERROR && message.sequence.wrapping_sub(first) < 0x4000_0000 {
                 match int(message.body.get(..4)) {
                     0 => acknowledged = true,
-                    code => refused = refused.or(Some((message.sequence.wrapping_sub(first), code))),
+                    code => refused = refused.or_else(|| Some((message.sequence.wrapping_sub(first), code))),
                 }
             }
             Next::More
@@ -163,7 +171,12 @@ impl Netlink {
         match ended {
             Ok(()) => {}
             Err(Errno::AGAIN) => {}
-            Err(source) => return Err(NetlinkError::Transport { request, source: source.into() }),
+            Err(source) => {
+                return Err(NetlinkError::Transport {
+                    request,
+                    source: source.into(),
+                });
+            }
         }
         if let Some((index, code)) = refused {
             let message = usize::try_from(index).ok().and_then(|index| messages.get(index));
@@ -214,10 +227,17 @@ impl Netlink {
                     }
                 }
             })
-            .map_err(|source| NetlinkError::Transport { request, source: source.into() })?;
+            .map_err(|source| NetlinkError::Transport {
+                request,
+                source: source.into(),
+            })?;
             if code != 0 {
                 let source = io::Error::from_raw_os_error(code.saturating_neg());
-                return Err(NetlinkError::Refused { request, message: message.what, source });
+                return Err(NetlinkError::Refused {
+                    request,
+                    message: message.what,
+                    source,
+                });
             }
             if !interrupted {
                 return Ok(result);
@@ -256,7 +276,10 @@ impl Netlink {
         let kernel = SocketAddrNetlink::new(0, 0);
         rustix::io::retry_on_intr(|| rustix::net::sendto(&self.fd, datagram, SendFlags::empty(), &kernel))
             .map(|_| ())
-            .map_err(|source| NetlinkError::Transport { request, source: source.into() })
+            .map_err(|source| NetlinkError::Transport {
+                request,
+                source: source.into(),
+            })
     }
 
     fn receive(
@@ -291,7 +314,9 @@ enum Next {
 fn each_message(mut datagram: &[u8], mut each: impl FnMut(Received<'_>) -> Next) -> Next {
     while let (Some(length), Some(kind)) = (word(datagram, 0), half(datagram, 4)) {
         let length = usize::try_from(length).unwrap_or(usize::MAX);
-        let Some(body) = datagram.get(HEADER..length) else { break };
+        let Some(body) = datagram.get(HEADER..length) else {
+            break;
+        };
         let message = Received {
             kind,
             flags: half(datagram, 6).unwrap_or(0),
@@ -316,7 +341,9 @@ fn half(bytes: &[u8], at: usize) -> Option<u16> {
 }
 
 fn int(bytes: Option<&[u8]>) -> i32 {
-    bytes.and_then(|bytes| bytes.try_into().ok()).map_or(0, i32::from_ne_bytes)
+    bytes
+        .and_then(|bytes| bytes.try_into().ok())
+        .map_or(0, i32::from_ne_bytes)
 }
 
 /// Attributes being written.
@@ -373,7 +400,9 @@ pub(crate) fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
 
 /// The first attribute of that type.
 pub(crate) fn attribute(bytes: &[u8], kind: u16) -> Option<&[u8]> {
-    attributes(bytes).find(|(found, _)| *found == kind).map(|(_, value)| value)
+    attributes(bytes)
+        .find(|(found, _)| *found == kind)
+        .map(|(_, value)| value)
 }
 
 /// A big-endian number.

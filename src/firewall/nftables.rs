@@ -47,10 +47,12 @@ pub struct NftablesFirewall {
 /// The text of what `policy` becomes, for people and golden tests.
 #[must_use]
 pub fn render(policy: &Policy, now: UnixTime) -> String {
-    build::tables(policy, now).iter().fold(String::new(), |mut text, table| {
-        let _ = write!(text, "{table}");
-        text
-    })
+    build::tables(policy, now)
+        .iter()
+        .fold(String::new(), |mut text, table| {
+            let _ = write!(text, "{table}");
+            text
+        })
 }
 
 impl NftablesFirewall {
@@ -60,7 +62,12 @@ impl NftablesFirewall {
     /// No netfilter socket to be had.
     pub fn open(ownership: TableOwnership) -> Result<Self, FirewallError> {
         let netlink = Netlink::netfilter(0).map_err(kernel)?;
-        Ok(Self { netlink, ownership, written: None, policy: Policy::default() })
+        Ok(Self {
+            netlink,
+            ownership,
+            written: None,
+            policy: Policy::default(),
+        })
     }
 
     /// The port id under which the kernel reports our own changes to a [`super::Watch`].
@@ -145,7 +152,9 @@ impl NftablesFirewall {
                 Err(error) if error.refusal().is_some() => continue,
                 Err(error) => return Err(error),
             };
-            let Some(set) = table.sets.iter_mut().find(|set| set.name == name) else { continue };
+            let Some(set) = table.sets.iter_mut().find(|set| set.name == name) else {
+                continue;
+            };
             if let Elements::Listed(elements) = &mut set.elements {
                 for (key, element) in elements {
                     element.counted = held.get(key).and_then(|held| held.counted);
@@ -205,7 +214,9 @@ impl Firewall for NftablesFirewall {
         }
         let mut result = summary(&held);
         match self.wanted() {
-            None => result.differences.push("nothing was enforced by this process yet".to_owned()),
+            None => result
+                .differences
+                .push("nothing was enforced by this process yet".to_owned()),
             Some(wanted) => {
                 for table in &wanted {
                     match held.iter().find(|(family, _)| *family == table.family) {
@@ -215,7 +226,9 @@ impl Firewall for NftablesFirewall {
                             // What ended by its own timeout is no difference, so those sets are not compared here.
                             let fixed = held.element_differences(&without_timeouts(table));
                             let named = structural.into_iter().chain(fixed);
-                            result.differences.extend(named.map(|text| format!("table {family}: {text}")));
+                            result
+                                .differences
+                                .extend(named.map(|text| format!("table {family}: {text}")));
                         }
                     }
                 }
@@ -246,9 +259,18 @@ impl Firewall for NftablesFirewall {
         }
         let mut dropped: BTreeMap<String, Dropped> = BTreeMap::new();
         for isolated in &self.policy.isolated {
-            let macs = isolated.macs.iter().map(|mac| (mac.0.to_vec(), "drop_from_mac", "drop_to_mac"));
-            let v4 = isolated.v4.iter().map(|a| (a.octets().to_vec(), "drop_from_ip4", "drop_to_ip4"));
-            let v6 = isolated.v6.iter().map(|a| (a.octets().to_vec(), "drop_from_ip6", "drop_to_ip6"));
+            let macs = isolated
+                .macs
+                .iter()
+                .map(|mac| (mac.0.to_vec(), "drop_from_mac", "drop_to_mac"));
+            let v4 = isolated
+                .v4
+                .iter()
+                .map(|a| (a.octets().to_vec(), "drop_from_ip4", "drop_to_ip4"));
+            let v6 = isolated
+                .v6
+                .iter()
+                .map(|a| (a.octets().to_vec(), "drop_from_ip6", "drop_to_ip6"));
             let sum = dropped.entry(isolated.label.clone()).or_default();
             for (key, from, to) in macs.chain(v4).chain(v6) {
                 if let Some((packets, bytes)) = counts.get(&(from, key.clone())) {
@@ -272,7 +294,9 @@ impl Firewall for NftablesFirewall {
             }
         }
         if !operations.is_empty() {
-            self.netlink.transact("remove the tables", &encode::batch(operations)).map_err(kernel)?;
+            self.netlink
+                .transact("remove the tables", &encode::batch(operations))
+                .map_err(kernel)?;
         }
         self.written = None;
         self.policy = Policy::default();
@@ -282,7 +306,9 @@ impl Firewall for NftablesFirewall {
 
 fn without_timeouts(table: &Table) -> Table {
     let mut table = table.clone();
-    table.sets.retain(|set| !matches!(set.each, super::table::Each::Timeout));
+    table
+        .sets
+        .retain(|set| !matches!(set.each, super::table::Each::Timeout));
     table
 }
 
@@ -291,8 +317,13 @@ fn summary(held: &[(Family, HeldTable)]) -> Enforced {
     let keys = |name: &str| {
         let mut common: Option<BTreeSet<Vec<u8>>> = None;
         for (_, table) in held {
-            let here: BTreeSet<Vec<u8>> =
-                table.elements.get(name).into_iter().flatten().map(|(key, _)| key.clone()).collect();
+            let here: BTreeSet<Vec<u8>> = table
+                .elements
+                .get(name)
+                .into_iter()
+                .flatten()
+                .map(|(key, _)| key.clone())
+                .collect();
             common = Some(match common {
                 None => here,
                 Some(before) => before.intersection(&here).cloned().collect(),
@@ -305,7 +336,13 @@ fn summary(held: &[(Family, HeldTable)]) -> Enforced {
         .filter_map(|(_, table)| table.elements.get(build::REMEDIATE_MAC))
         .flat_map(|elements| elements.keys().cloned())
         .collect();
-    let posture = |key: &[u8]| if remediate.contains(key) { Posture::Remediate } else { Posture::Isolate };
+    let posture = |key: &[u8]| {
+        if remediate.contains(key) {
+            Posture::Remediate
+        } else {
+            Posture::Isolate
+        }
+    };
     let ownership = held.iter().map(|(_, table)| match table.flags & (OWNER | PERSIST) {
         flags if flags & OWNER != 0 => Ownership::Owned,
         PERSIST => Ownership::Orphaned,
@@ -316,8 +353,14 @@ fn summary(held: &[(Family, HeldTable)]) -> Enforced {
             .into_iter()
             .filter_map(|key| Some((MacAddress(key.as_slice().try_into().ok()?), posture(&key))))
             .collect(),
-        v4: keys(build::IP4).into_iter().filter_map(|key| Some(<[u8; 4]>::try_from(key).ok()?.into())).collect(),
-        v6: keys(build::IP6).into_iter().filter_map(|key| Some(<[u8; 16]>::try_from(key).ok()?.into())).collect(),
+        v4: keys(build::IP4)
+            .into_iter()
+            .filter_map(|key| Some(<[u8; 4]>::try_from(key).ok()?.into()))
+            .collect(),
+        v6: keys(build::IP6)
+            .into_iter()
+            .filter_map(|key| Some(<[u8; 16]>::try_from(key).ok()?.into()))
+            .collect(),
         quiet_ports: keys(build::QUIET_PORTS).iter().map(|key| interface_text(key)).collect(),
         // The weaker of two tables is what counts.
         ownership: ownership.max_by_key(|ownership| match ownership {

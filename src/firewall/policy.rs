@@ -108,7 +108,9 @@ impl Policy {
             let valid = (1..=15).contains(&name.len())
                 && name != "."
                 && name != ".."
-                && !name.bytes().any(|b| b == b'/' || b == b':' || b == 0 || b.is_ascii_whitespace());
+                && !name
+                    .bytes()
+                    .any(|b| b == b'/' || b == b':' || b == 0 || b.is_ascii_whitespace());
             if !valid {
                 return Err(PolicyError::InterfaceName(name.clone()));
             }
@@ -125,21 +127,33 @@ impl Isolated {
         }
         for mac in &self.macs {
             if lan.gateway_macs.contains(mac) {
-                return Err(PolicyError::GatewayMac { label: label(), mac: *mac });
+                return Err(PolicyError::GatewayMac {
+                    label: label(),
+                    mac: *mac,
+                });
             }
             if mac.is_group() || mac.is_zero() {
-                return Err(PolicyError::NotADevice { label: label(), address: mac.to_string() });
+                return Err(PolicyError::NotADevice {
+                    label: label(),
+                    address: mac.to_string(),
+                });
             }
         }
         let v4 = self.v4.iter().copied().map(IpAddr::V4);
         let v6 = self.v6.iter().copied().map(IpAddr::V6);
         for address in v4.chain(v6) {
             if lan.gateway_addresses.contains(&address) {
-                return Err(PolicyError::GatewayAddress { label: label(), address });
+                return Err(PolicyError::GatewayAddress {
+                    label: label(),
+                    address,
+                });
             }
             let broadcast = matches!(address, IpAddr::V4(v4) if v4.is_broadcast());
             if broadcast || address.is_multicast() || address.is_unspecified() || address.is_loopback() {
-                return Err(PolicyError::NotADevice { label: label(), address: address.to_string() });
+                return Err(PolicyError::NotADevice {
+                    label: label(),
+                    address: address.to_string(),
+                });
             }
         }
         Ok(())
@@ -173,8 +187,14 @@ mod tests {
     #[test]
     fn refuses_the_gateway_and_whatever_names_everybody() {
         assert_eq!(policy("02:00:00:00:00:01", &["10.0.0.7"]).check(), Ok(()));
-        assert!(matches!(policy("02:00:00:00:00:fe", &[]).check(), Err(PolicyError::GatewayMac { .. })));
-        assert!(matches!(policy("01:00:5e:00:00:01", &[]).check(), Err(PolicyError::NotADevice { .. })));
+        assert!(matches!(
+            policy("02:00:00:00:00:fe", &[]).check(),
+            Err(PolicyError::GatewayMac { .. })
+        ));
+        assert!(matches!(
+            policy("01:00:5e:00:00:01", &[]).check(),
+            Err(PolicyError::NotADevice { .. })
+        ));
         let gateway = policy("02:00:00:00:00:01", &["10.0.0.1"]).check();
         assert!(matches!(gateway, Err(PolicyError::GatewayAddress { .. })));
         for address in ["255.255.255.255", "0.0.0.0", "224.0.0.1", "127.0.0.1"] {

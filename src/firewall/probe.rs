@@ -87,7 +87,9 @@ pub fn probe() -> Result<Vec<Lack>, NetlinkError> {
         match netlink.transact("probe", &encode::rehearsal(encode::create(&table, flags, UnixTime(0)))) {
             Ok(()) => {}
             Err(error @ NetlinkError::Refused { .. }) => {
-                let source = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+                let source = std::error::Error::source(&error)
+                    .map(ToString::to_string)
+                    .unwrap_or_default();
                 lacks.push(Lack {
                     feature,
                     consequence: feature.consequence(),
@@ -105,13 +107,27 @@ fn table_for(feature: Feature) -> (Table, u32) {
         Feature::Bridge => Family::Bridge,
         _ => Family::Netdev,
     };
-    let mut table = Table { family, name: PROBE, sets: Vec::new(), chains: Vec::new() };
+    let mut table = Table {
+        family,
+        name: PROBE,
+        sets: Vec::new(),
+        chains: Vec::new(),
+    };
     let hook = |at, devices: &[&str]| Chain {
         name: "probe",
-        hook: Some(Hook { at, priority: 0, devices: devices.iter().map(|name| (*name).to_owned()).collect() }),
+        hook: Some(Hook {
+            at,
+            priority: 0,
+            devices: devices.iter().map(|name| (*name).to_owned()).collect(),
+        }),
         rules: Vec::new(),
     };
-    let set = |each, elements| Set { name: "probe", key: Key::Ether, each, elements };
+    let set = |each, elements| Set {
+        name: "probe",
+        key: Key::Ether,
+        each,
+        elements,
+    };
     let listed = || Elements::Listed(BTreeMap::new());
     let mut flags = 0;
     match feature {
@@ -120,13 +136,32 @@ fn table_for(feature: Feature) -> (Table, u32) {
         Feature::Ingress => table.chains.push(hook(At::Ingress, &["lo"])),
         Feature::Egress => table.chains.push(hook(At::Egress, &["lo"])),
         Feature::ElementCounters => table.sets.push(set(Each::Counter, listed())),
-        Feature::ElementLimits => table.sets.push(set(Each::Limit { per_second: 1, burst: 1 }, listed())),
+        Feature::ElementLimits => table.sets.push(set(
+            Each::Limit {
+                per_second: 1,
+                burst: 1,
+            },
+            listed(),
+        )),
         Feature::Timeouts => table.sets.push(set(Each::Timeout, listed())),
         Feature::DynamicSets => {
-            table.sets.push(set(Each::Counter, Elements::Seen { size: 16, timeout_ms: 1000 }));
+            table.sets.push(set(
+                Each::Counter,
+                Elements::Seen {
+                    size: 16,
+                    timeout_ms: 1000,
+                },
+            ));
             let when = vec![Test::Is(Field::EtherType, vec![8, 0])];
-            let rules = vec![Rule { when, then: Then::Update(Field::EtherSource, "probe") }];
-            table.chains.push(Chain { name: "probe", hook: None, rules });
+            let rules = vec![Rule {
+                when,
+                then: Then::Update(Field::EtherSource, "probe"),
+            }];
+            table.chains.push(Chain {
+                name: "probe",
+                hook: None,
+                rules,
+            });
         }
         Feature::OwnedTables => flags = OWNER | PERSIST,
     }

@@ -49,16 +49,23 @@ pub(crate) fn elements(
     set: &str,
 ) -> Result<BTreeMap<Vec<u8>, Held>, NetlinkError> {
     let request = encode::dump(encode::GETSETELEM, family, Some(table), Some(set));
-    netlink.dump("read elements", &request, |all: &mut BTreeMap<Vec<u8>, Held>, answer| {
-        let body = answer.body.get(4..).unwrap_or_default();
-        for (_, element) in attributes(attribute(body, 3).unwrap_or_default()) {
-            let key = attribute(element, 1).and_then(|key| attribute(key, 1));
-            if let Some(key) = key {
-                let held = Held { counted: counted(element), expires_ms: attribute(element, 5).and_then(be64) };
-                all.insert(key.to_vec(), held);
+    netlink.dump(
+        "read elements",
+        &request,
+        |all: &mut BTreeMap<Vec<u8>, Held>, answer| {
+            let body = answer.body.get(4..).unwrap_or_default();
+            for (_, element) in attributes(attribute(body, 3).unwrap_or_default()) {
+                let key = attribute(element, 1).and_then(|key| attribute(key, 1));
+                if let Some(key) = key {
+                    let held = Held {
+                        counted: counted(element),
+                        expires_ms: attribute(element, 5).and_then(be64),
+                    };
+                    all.insert(key.to_vec(), held);
+                }
             }
-        }
-    })
+        },
+    )
 }
 
 /// Packets and bytes of the counter in an element's or rule's expression.
@@ -91,9 +98,14 @@ pub(crate) fn rule_counters(netlink: &mut Netlink, family: Family, name: &str) -
 
 /// The whole table, or `None` when there is none.
 pub(crate) fn read(netlink: &mut Netlink, family: Family, name: &str) -> Result<Option<HeldTable>, NetlinkError> {
-    let Some(flags) = table_flags(netlink, family, name)? else { return Ok(None) };
+    let Some(flags) = table_flags(netlink, family, name)? else {
+        return Ok(None);
+    };
     let of_table = |body: &[u8]| attribute(body, 1).map(text).as_deref() == Some(name);
-    let mut table = HeldTable { flags, ..HeldTable::default() };
+    let mut table = HeldTable {
+        flags,
+        ..HeldTable::default()
+    };
     let by_name = |kind: u16, request: &'static str, named: u16, netlink: &mut Netlink| {
         let message = encode::dump(kind, family, Some(name), None);
         netlink.dump(request, &message, |all: &mut BTreeMap<String, Vec<u8>>, answer| {
@@ -106,12 +118,18 @@ pub(crate) fn read(netlink: &mut Netlink, family: Family, name: &str) -> Result<
     table.chains = by_name(encode::GETCHAIN, "read chains", 3, netlink)?;
     table.sets = by_name(encode::GETSET, "read sets", 2, netlink)?;
     let message = encode::dump(encode::GETRULE, family, Some(name), None);
-    table.rules = netlink.dump("read rules", &message, |all: &mut BTreeMap<String, Vec<Vec<u8>>>, answer| {
-        let body = answer.body.get(4..).unwrap_or_default();
-        if let (true, Some(chain)) = (of_table(body), attribute(body, 2)) {
-            all.entry(text(chain)).or_default().push(attribute(body, 4).unwrap_or_default().to_vec());
-        }
-    })?;
+    table.rules = netlink.dump(
+        "read rules",
+        &message,
+        |all: &mut BTreeMap<String, Vec<Vec<u8>>>, answer| {
+            let body = answer.body.get(4..).unwrap_or_default();
+            if let (true, Some(chain)) = (of_table(body), attribute(body, 2)) {
+                all.entry(text(chain))
+                    .or_default()
+                    .push(attribute(body, 4).unwrap_or_default().to_vec());
+            }
+        },
+    )?;
     let names: Vec<String> = table.sets.keys().cloned().collect();
     for set in names {
         let held = elements(netlink, family, name, &set)?;
@@ -188,7 +206,9 @@ impl HeldTable {
         let mut differences = Vec::new();
         let nothing = BTreeMap::new();
         for set in &wanted.sets {
-            let Elements::Listed(listed) = &set.elements else { continue };
+            let Elements::Listed(listed) = &set.elements else {
+                continue;
+            };
             let held = self.elements.get(set.name).unwrap_or(&nothing);
             let missing = listed.keys().filter(|key| !held.contains_key(*key)).count();
             let extra = held.keys().filter(|key| !listed.contains_key(*key)).count();
@@ -209,10 +229,14 @@ fn contains(held: &[u8], sent: &[u8], depth: u32) -> bool {
     if depth == 0 {
         let (theirs, ours) = (attributes(held).count(), attributes(sent).count());
         return theirs == ours
-            && attributes(held).zip(attributes(sent)).all(|((_, held), (_, sent))| contains(held, sent, 1));
+            && attributes(held)
+                .zip(attributes(sent))
+                .all(|((_, held), (_, sent))| contains(held, sent, 1));
     }
     attributes(sent).all(|(kind, value)| {
-        let Some(found) = attribute(held, kind) else { return value.is_empty() };
+        let Some(found) = attribute(held, kind) else {
+            return value.is_empty();
+        };
         found == value || (depth < 6 && is_nest(value) && is_nest(found) && contains(found, value, depth + 1))
     })
 }
@@ -224,7 +248,9 @@ fn is_nest(bytes: &[u8]) -> bool {
     }
     let mut rest = bytes;
     while !rest.is_empty() {
-        let Some(length) = rest.get(..2).and_then(|b| b.try_into().ok()).map(u16::from_ne_bytes) else { return false };
+        let Some(length) = rest.get(..2).and_then(|b| b.try_into().ok()).map(u16::from_ne_bytes) else {
+            return false;
+        };
         let length = usize::from(length);
         if length < 4 || length > rest.len() {
             return false;

@@ -46,21 +46,31 @@ pub fn sever(addresses: &BTreeSet<IpAddr>) -> Result<Severed, NetlinkError> {
     for family in [AF_INET, AF_INET6] {
         for protocol in [TCP, UDP] {
             if let Err(error) = close_sockets(&mut diag, family, protocol, addresses, &mut severed.sockets) {
-                note(&mut severed.unsupported, "closing sockets (CONFIG_INET_DIAG_DESTROY)", &error);
+                note(
+                    &mut severed.unsupported,
+                    "closing sockets (CONFIG_INET_DIAG_DESTROY)",
+                    &error,
+                );
             }
         }
     }
     let mut conntrack = Netlink::netfilter(0)?;
     for family in [AF_INET, AF_INET6] {
         if let Err(error) = forget_flows(&mut conntrack, family, addresses, &mut severed.flows) {
-            note(&mut severed.unsupported, "deleting flows (CONFIG_NF_CT_NETLINK)", &error);
+            note(
+                &mut severed.unsupported,
+                "deleting flows (CONFIG_NF_CT_NETLINK)",
+                &error,
+            );
         }
     }
     Ok(severed)
 }
 
 fn note(unsupported: &mut Vec<String>, what: &str, error: &NetlinkError) {
-    let source = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+    let source = std::error::Error::source(error)
+        .map(ToString::to_string)
+        .unwrap_or_default();
     let text = format!("{what}: {source}");
     if !unsupported.contains(&text) {
         unsupported.push(text);
@@ -77,7 +87,9 @@ fn close_sockets(
     let request = diag_request(SOCK_DIAG_BY_FAMILY, family, protocol, &[0; SOCKET_ID]);
     let ids = diag.dump("list sockets", &request, |ids: &mut Vec<Vec<u8>>, answer| {
         // struct inet_diag_msg: family, state, timer, retrans, then the socket id.
-        let Some(id) = answer.body.get(4..4 + SOCKET_ID) else { return };
+        let Some(id) = answer.body.get(4..4 + SOCKET_ID) else {
+            return;
+        };
         let peer = id.get(20..36).and_then(|bytes| peer(family, bytes));
         if peer.is_some_and(|peer| addresses.contains(&peer)) {
             ids.push(id.to_vec());
@@ -101,7 +113,12 @@ fn diag_request(kind: u16, family: u8, protocol: u8, id: &[u8]) -> Message {
     let mut body = vec![family, protocol, 0, 0];
     body.extend(STATES.to_ne_bytes());
     body.extend(id);
-    Message { kind, flags: 0, body, what: "sock_diag".to_owned() }
+    Message {
+        kind,
+        flags: 0,
+        body,
+        what: "sock_diag".to_owned(),
+    }
 }
 
 fn peer(family: u8, bytes: &[u8]) -> Option<IpAddr> {
@@ -120,7 +137,12 @@ fn forget_flows(
     forgotten: &mut u32,
 ) -> Result<(), NetlinkError> {
     let body = Attributes::netfilter(family, 0).0;
-    let request = Message { kind: CT_GET, flags: 0, body, what: "list flows".to_owned() };
+    let request = Message {
+        kind: CT_GET,
+        flags: 0,
+        body,
+        what: "list flows".to_owned(),
+    };
     let flows = conntrack.dump("list flows", &request, |flows: &mut Vec<Vec<u8>>, answer| {
         let body = answer.body.get(4..).unwrap_or_default();
         let (original, reply) = (attribute(body, 1), attribute(body, 2));
@@ -138,7 +160,12 @@ fn forget_flows(
         }
     })?;
     for body in flows {
-        let message = Message { kind: CT_DELETE, flags: NLM_F_ACK, body, what: "delete a flow".to_owned() };
+        let message = Message {
+            kind: CT_DELETE,
+            flags: NLM_F_ACK,
+            body,
+            what: "delete a flow".to_owned(),
+        };
         match conntrack.transact("delete a flow", &[message]) {
             Ok(()) => *forgotten = forgotten.saturating_add(1),
             Err(error) if error.refusal() == Some(libc::ENOENT) => {}

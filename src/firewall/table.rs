@@ -64,7 +64,10 @@ pub(crate) enum Each {
     /// Packets and bytes of the lookups that hit it.
     Counter,
     /// A token bucket of its own: a lookup over the limit does not match.
-    Limit { per_second: u64, burst: u32 },
+    Limit {
+        per_second: u64,
+        burst: u32,
+    },
 }
 
 /// Type of a set's key.
@@ -183,9 +186,16 @@ pub(crate) enum Base {
 /// How a field is loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Load {
-    Payload { from: Base, offset: u32, length: u32 },
+    Payload {
+        from: Base,
+        offset: u32,
+        length: u32,
+    },
     /// `enum nft_meta_keys` and length.
-    Meta { key: u32, length: u32 },
+    Meta {
+        key: u32,
+        length: u32,
+    },
 }
 
 impl Field {
@@ -388,7 +398,10 @@ impl fmt::Display for Set {
                 let texts: Vec<String> = elements
                     .iter()
                     .map(|(key, element)| {
-                        let until = element.until.map(|until| format!(" until {}", until.seconds())).unwrap_or_default();
+                        let until = element
+                            .until
+                            .map(|until| format!(" until {}", until.seconds()))
+                            .unwrap_or_default();
                         format!("{}{until}", self.key.text(key))
                     })
                     .collect();
@@ -408,7 +421,11 @@ impl fmt::Display for Chain {
                 [] => String::new(),
                 devices => format!(" devices = {{ {} }}", devices.join(", ")),
             };
-            writeln!(f, "    type filter hook {at}{devices} priority {}; policy accept;", hook.priority)?;
+            writeln!(
+                f,
+                "    type filter hook {at}{devices} priority {}; policy accept;",
+                hook.priority
+            )?;
         }
         for rule in &self.rules {
             writeln!(f, "    {rule}")?;

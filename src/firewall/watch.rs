@@ -171,7 +171,13 @@ mod tests {
     }
 
     fn received(message: &(u16, Vec<u8>), port: u32) -> Received<'_> {
-        Received { kind: message.0, flags: 0, sequence: 0, port, body: &message.1 }
+        Received {
+            kind: message.0,
+            flags: 0,
+            sequence: 0,
+            port,
+            body: &message.1,
+        }
     }
 
     #[test]
@@ -179,7 +185,14 @@ mod tests {
         for kind in [0, 2, 3, 5, 6, 8, 9, 11, 12, 14] {
             let message = notification(kind, 7, "edge_warden");
             let found = judge(received(&message, 77), &ours(), &[1].into());
-            assert_eq!(found, Some(Change::Table { family: Family::Bridge, table: "edge_warden".to_owned() }), "{kind}");
+            assert_eq!(
+                found,
+                Some(Change::Table {
+                    family: Family::Bridge,
+                    table: "edge_warden".to_owned()
+                }),
+                "{kind}"
+            );
         }
     }
 

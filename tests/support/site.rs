@@ -43,7 +43,10 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { offloads_off: true, dhcp: false }
+        Self {
+            offloads_off: true,
+            dhcp: false,
+        }
     }
 }
 
@@ -81,7 +84,10 @@ impl Site {
     /// # Panics
     /// Without root, or when a tool fails.
     pub fn build(options: Options) -> Self {
-        assert!(rustix::process::geteuid().is_root(), "the site needs root: run the tests by `make test` as root");
+        assert!(
+            rustix::process::geteuid().is_root(),
+            "the site needs root: run the tests by `make test` as root"
+        );
         let id = format!("{}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::SeqCst));
         let directory = std::env::temp_dir().join(format!("ew-site-{id}"));
         std::fs::create_dir_all(&directory).expect("a directory for the site");
@@ -109,7 +115,14 @@ impl Site {
             })
             .collect();
         // From here on Drop cleans up whatever exists.
-        let mut site = Self { gateway, routed_port, devices, internet, children: Vec::new(), directory };
+        let mut site = Self {
+            gateway,
+            routed_port,
+            devices,
+            internet,
+            children: Vec::new(),
+            directory,
+        };
         site.wire(options);
         if options.dhcp {
             site.serve_dhcp();
@@ -183,13 +196,22 @@ impl Site {
                          echo 0 > /proc/sys/net/ipv6/conf/$f/accept_ra; done; ip link set lo up";
             host.shell(quiet);
         }
-        let mut batch = format!("link add br0 address {} type bridge forward_delay 0 mcast_snooping 0\n", gateway.mac);
+        let mut batch = format!(
+            "link add br0 address {} type bridge forward_delay 0 mcast_snooping 0\n",
+            gateway.mac
+        );
         for n in 0..3 {
             batch += &format!("link set lan{n} master br0 up\n");
         }
         let port = &self.routed_port;
-        batch += &format!("link set lan3 address {}\nlink set lan3 up\nlink set br0 up\nlink set wan0 up\n", port.mac);
-        batch += &format!("addr add {}/24 dev br0\naddr add {}/64 dev br0\n", gateway.v4, gateway.v6);
+        batch += &format!(
+            "link set lan3 address {}\nlink set lan3 up\nlink set br0 up\nlink set wan0 up\n",
+            port.mac
+        );
+        batch += &format!(
+            "addr add {}/24 dev br0\naddr add {}/64 dev br0\n",
+            gateway.v4, gateway.v6
+        );
         batch += &format!("addr add {}/24 dev lan3\naddr add {}/64 dev lan3\n", port.v4, port.v6);
         batch += "addr add 203.0.113.2/24 dev wan0\naddr add 2001:db8::2/64 dev wan0\n";
         ip(&["-n", &gateway.ns], &batch);
@@ -227,9 +249,22 @@ impl Site {
     fn serve_dhcp(&mut self) {
         let leases = self.leases();
         let child = Command::new("ip")
-            .args(["netns", "exec", &self.gateway.ns, "dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null"])
-            .args(["--port=0", "--interface=br0", "--bind-interfaces", "--no-ping", "--user=root"])
-            .args(["--dhcp-range=10.20.0.100,10.20.0.200,255.255.255.0,2m", "--leasefile-ro=0"])
+            .args([
+                "netns",
+                "exec",
+                &self.gateway.ns,
+                "dnsmasq",
+                "--keep-in-foreground",
+                "--conf-file=/dev/null",
+            ])
+            .args([
+                "--port=0",
+                "--interface=br0",
+                "--bind-interfaces",
+                "--no-ping",
+                "--user=root",
+            ])
+            .args(["--dhcp-range=10.20.0.100,10.20.0.200,255.255.255.0,2m"])
             .arg(format!("--dhcp-leasefile={}", leases.display()))
             .arg(format!("--pid-file={}", self.directory.join("dnsmasq.pid").display()))
             .stdout(Stdio::null())
@@ -243,8 +278,17 @@ impl Site {
     fn wait_until_up(&self) {
         for (n, device) in self.devices.iter().enumerate() {
             let gateway = if n == 3 { &self.routed_port } else { &self.gateway };
-            for target in [IpAddr::from(gateway.v4), gateway.v6.into(), self.internet.v4.into(), self.internet.v6.into()] {
-                assert!(until(Duration::from_secs(10), || device.ping(target)), "{} does not reach {target}", device.ns);
+            for target in [
+                IpAddr::from(gateway.v4),
+                gateway.v6.into(),
+                self.internet.v4.into(),
+                self.internet.v6.into(),
+            ] {
+                assert!(
+                    until(Duration::from_secs(10), || device.ping(target)),
+                    "{} does not reach {target}",
+                    device.ns
+                );
             }
         }
     }
@@ -257,7 +301,10 @@ impl Drop for Site {
             let _ = child.wait();
         }
         for host in self.devices.iter().chain([&self.gateway, &self.internet]) {
-            let _ = Command::new("ip").args(["netns", "del", &host.ns]).stderr(Stdio::null()).status();
+            let _ = Command::new("ip")
+                .args(["netns", "del", &host.ns])
+                .stderr(Stdio::null())
+                .status();
         }
         let _ = std::fs::remove_dir_all(&self.directory);
     }
@@ -286,9 +333,18 @@ fn ip(arguments: &[&str], batch: &str) {
         .stderr(Stdio::piped())
         .spawn()
         .expect("ip (package iproute2)");
-    child.stdin.take().expect("stdin").write_all(batch.as_bytes()).expect("a batch for ip");
+    child
+        .stdin
+        .take()
+        .expect("stdin")
+        .write_all(batch.as_bytes())
+        .expect("a batch for ip");
     let output = child.wait_with_output().expect("ip ends");
-    assert!(output.status.success(), "ip: {}\n{batch}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "ip: {}\n{batch}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 /// The address a link makes from its MAC (RFC 4291, appendix A).
@@ -303,7 +359,11 @@ fn link_local(mac: MacAddress) -> Ipv6Addr {
 impl Host {
     /// Runs a program in the host's namespace.
     pub fn run(&self, command: &[&str]) -> Output {
-        Command::new("ip").args(["netns", "exec", &self.ns]).args(command).output().expect("ip netns exec")
+        Command::new("ip")
+            .args(["netns", "exec", &self.ns])
+            .args(command)
+            .output()
+            .expect("ip netns exec")
     }
 
     /// Runs a shell command that must succeed.
@@ -346,7 +406,9 @@ impl Host {
             IpAddr::V6(v6) if v6.is_unicast_link_local() => format!("{v6}%{}", self.interface),
             other => other.to_string(),
         };
-        self.run(&["ping", "-n", "-q", "-c", "1", "-W", "1", &target]).status.success()
+        self.run(&["ping", "-n", "-q", "-c", "1", "-W", "1", &target])
+            .status
+            .success()
     }
 
     /// The target as a socket address on this host.
@@ -382,7 +444,9 @@ impl Host {
     pub fn udp(&self, target: IpAddr, port: u16, size: usize, limit: Duration) -> bool {
         let address = self.socket(target, port);
         self.enter(|| {
-            let unspecified: SocketAddr = if target.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }.parse().expect("address");
+            let unspecified: SocketAddr = if target.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }
+                .parse()
+                .expect("address");
             let socket = UdpSocket::bind(unspecified).expect("a UDP socket");
             socket.set_read_timeout(Some(limit)).expect("a timeout");
             let sent = vec![7; size];
@@ -428,7 +492,9 @@ impl Host {
     /// Received and sent (packets, bytes) of an interface as the kernel counts them for the link itself.
     pub fn link_counters(&self, interface: &str) -> LinkCounters {
         let text = self.shell("cat /proc/net/dev");
-        let line = text.lines().find_map(|line| line.trim().strip_prefix(&format!("{interface}:")).map(str::to_owned));
+        let line = text
+            .lines()
+            .find_map(|line| line.trim().strip_prefix(&format!("{interface}:")).map(str::to_owned));
         let line = line.unwrap_or_else(|| panic!("{interface} in /proc/net/dev of {}", self.ns));
         let numbers: Vec<u64> = line.split_whitespace().map(|n| n.parse().expect("a number")).collect();
         LinkCounters {
@@ -496,7 +562,12 @@ impl Echo {
                 let _ = udp.send_to(&buffer[..length], peer);
             }
         });
-        Self { addresses, host: host.clone(), stop, threads: vec![accepting, answering] }
+        Self {
+            addresses,
+            host: host.clone(),
+            stop,
+            threads: vec![accepting, answering],
+        }
     }
 }
 
@@ -523,7 +594,10 @@ pub struct Wire {
     fd: OwnedFd,
 }
 
-#[allow(unsafe_code, reason = "AF_PACKET has no safe binding in the crates we have; test code only")]
+#[allow(
+    unsafe_code,
+    reason = "AF_PACKET has no safe binding in the crates we have; test code only"
+)]
 impl Wire {
     fn open(interface: &str) -> Self {
         let name = std::ffi::CString::new(interface).expect("a name");
@@ -591,7 +665,11 @@ impl Wire {
 
     /// The next frame within `limit`, and whether it came in.
     fn next(&self, limit: Duration) -> Option<(Vec<u8>, bool)> {
-        let mut poll = [libc::pollfd { fd: self.fd.as_raw_fd(), events: libc::POLLIN, revents: 0 }];
+        let mut poll = [libc::pollfd {
+            fd: self.fd.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        }];
         // SAFETY: one pollfd, and its count.
         let ready = unsafe { libc::poll(poll.as_mut_ptr(), 1, limit.as_millis().max(1) as i32) };
         if ready <= 0 {
@@ -647,7 +725,11 @@ impl Capture {
                 }
             }
         });
-        Self { count, stop, thread: Some(thread) }
+        Self {
+            count,
+            stop,
+            thread: Some(thread),
+        }
     }
 
     /// Matching frames so far.
