@@ -4,13 +4,19 @@
 //! its own rule, so nobody can end somebody else's. `docs/quarantine.md` has the transition table, which is a test.
 
 mod cause;
+mod clock;
 mod decision;
+mod event;
+mod hear;
 mod rails;
 mod shadow;
 mod state;
+mod stored;
 
 pub use cause::{Cause, CauseKey, Posture, ShadowRef};
-pub use decision::{Decision, Enforcement, Refusal, Subject, Verdict, decide};
+pub use decision::{Bound, Decision, Enforcement, Refusal, Subject, Verdict, decide};
+pub use event::{AuditEntry, Effect, Event, Now};
 pub use rails::{EdgeCap, Identity, Protected, Rails};
-pub use shadow::{DesiredQuarantine, ShadowDocumentError, ShadowReading, reported_document};
-pub use state::{AuditEntry, Effect, Event, Now, Quarantine, Stored};
+pub use shadow::{DesiredQuarantine, ShadowDocumentError, ShadowReading};
+pub use state::Quarantine;
+pub use stored::{SCHEMA, Stored};
