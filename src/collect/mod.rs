@@ -1,11 +1,14 @@
-<<<<<<< HEAD
 //! What is measured on the host: interfaces and sockets, from netlink, or from `/proc` where netlink does not open.
 //!
 //! Network facts never come from `/sys`, which goes on showing another namespace's links after setns(2).
 //! What exactly is counted and listed is told in `docs/collecting.md`.
 
+pub mod conntrack;
+mod distinct;
 mod error;
 mod interfaces;
+mod multicast;
+pub mod neighbours;
 mod netlink;
 mod proc_net;
 mod rtnetlink;
@@ -17,8 +20,10 @@ mod tests;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+pub use distinct::Distinct;
 pub use error::{CollectError, Note};
 pub use interfaces::{Interface, InterfaceAddress, InterfaceSelection};
+pub use multicast::Drained;
 pub use sockets::{Socket, SocketState, SocketTable};
 
 use crate::model::{Connection, Counters, ListeningPort, Measured, Missing, Reason};
@@ -211,14 +216,3 @@ impl HostSample {
         Names::new(self.interfaces.as_deref().unwrap_or_default())
     }
 }
-=======
-//! (being written)
-
-pub mod conntrack;
-mod distinct;
-mod multicast;
-pub mod neighbours;
-
-pub use distinct::Distinct;
-pub use multicast::Drained;
->>>>>>> devices
