@@ -30,6 +30,11 @@ fn novelty(
     let newer = version > last.version;
     // no document of this version can be written later than what was heard, unless it was deleted and begun anew
     let begun_anew = !newer && written.unwrap_or(document_time) > last.written;
+    // no document that follows what was heard is older than the writing of it; one that is comes from before a deletion
+    // (versions may begin anew at 1) or from a source that lags
+    if document_time != UnixTime(0) && document_time < last.written {
+        return Novelty::Stale;
+    }
     match asked {
         DesiredQuarantine::Absent => match (newer, last.deleted || last.asked == DesiredQuarantine::Absent) {
             (false, _) if begun_anew => Novelty::Replaced,
@@ -57,10 +62,12 @@ impl Quarantine {
         now: Now,
     ) -> Vec<Effect> {
         let read = self.clock.latest();
-        let last = self
-            .things
-            .get_mut(&thing)
-            .and_then(|state| state.heard.get_mut(&shadow));
+        let began = |(key, cause): (&CauseKey, &Cause)| matches!(key, CauseKey::Edge { .. }).then_some(cause.since);
+        let state = self.things.get_mut(&thing);
+        let last_alarm = state
+            .as_ref()
+            .and_then(|state| state.causes.iter().filter_map(began).max());
+        let last = state.and_then(|state| state.heard.get_mut(&shadow));
         let ShadowReading::Present {
             version,
             desired,
@@ -82,13 +89,24 @@ impl Quarantine {
             match novelty(last, version, &desired, written, document_time) {
                 Novelty::Stale => return Vec::new(),
                 Novelty::Echo => {
+                    // that the key was still there after an alarm decides what its removal may end
+                    let worth_keeping = last.deleted || last_alarm.is_some_and(|began| began > last.read);
                     (last.version, last.read, last.deleted) = (version, read, false);
-                    return Vec::new();
+                    return if worth_keeping {
+                        vec![Effect::Persist]
+                    } else {
+                        Vec::new()
+                    };
                 }
                 Novelty::Replaced => {
                     last.written = last.written.max(document_time);
+                    let worth_keeping = last.deleted || last.asked != DesiredQuarantine::Absent;
                     (last.version, last.asked, last.deleted) = (version, DesiredQuarantine::Absent, false);
-                    return Vec::new();
+                    return if worth_keeping {
+                        vec![Effect::Persist]
+                    } else {
+                        Vec::new()
+                    };
                 }
                 Novelty::News => {}
             }
