@@ -7,9 +7,9 @@ pub mod clock;
 pub mod files;
 pub mod host;
 mod reload;
-mod replies;
 mod reporting;
 mod status;
+mod subscriptions;
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -32,8 +32,8 @@ pub use reload::remember as remember_configuration;
 use clock::Clock;
 use host::HostSource;
 use reload::Reload;
-use replies::Replies;
 use reporting::{Place, Reporting};
+use subscriptions::Subscriptions;
 
 /// The loop looks at the clock at least this often, so suspend and clock changes are noticed.
 const LONGEST_NAP: Duration = Duration::from_secs(5);
@@ -98,7 +98,7 @@ struct Agent<C> {
     state_dir: PathBuf,
     stop_after_reports: Option<u64>,
     reporting: Reporting,
-    replies: Replies,
+    subscriptions: Subscriptions,
     reload: Reload,
     /// Idle between samples; `None` while a sample is being taken.
     host: Option<Box<dyn HostSource>>,
@@ -146,7 +146,7 @@ pub async fn run<C: Clock>(parts: Parts<C>, stop: impl Future<Output = ()>) -> E
         kind: parts.kind,
         mode: parts.mode,
         started: now,
-        replies: Replies::new(now),
+        subscriptions: Subscriptions::new(now),
         reload: Reload::new(parts.last_good_config, parts.include_dir, parts.config_error),
         host: Some(host),
         next_sample: now,
@@ -225,7 +225,7 @@ impl<C: Clock> Agent<C> {
                 wake = wake.min(due);
             }
         }
-        if let Some(retry) = self.replies.next_retry() {
+        if let Some(retry) = self.subscriptions.next_retry() {
             wake = wake.min(retry);
         }
         // never a busy loop, whatever the state above says
@@ -280,15 +280,17 @@ impl<C: Clock> Agent<C> {
     fn keep_subscriptions(&mut self) {
         let now = self.clock.monotonic();
         if self.reporting.replies_are_silent() {
-            tracing::warn!("a report was not answered; subscribing to the replies anew");
-            self.replies.renew();
+            tracing::warn!("a report was not answered; subscribing anew");
+            self.subscriptions.renew();
             self.reporting.resubscribed(now);
         }
-        self.replies.want(self.reporting.reply_filters());
-        for command in self.replies.commands(now, &mut self.tokens) {
+        let replies = self.reporting.reply_filters();
+        self.subscriptions.want(replies.clone());
+        for command in self.subscriptions.commands(now, &mut self.tokens) {
             self.send(command);
         }
-        self.reporting.set_replies_known(self.replies.all_held(), now);
+        self.reporting
+            .set_replies_known(self.subscriptions.holds(&replies), now);
     }
 
     fn nucleus_event(&mut self, event: NucleusEvent) {
@@ -297,7 +299,7 @@ impl<C: Clock> Agent<C> {
             NucleusEvent::Published { token, result } => {
                 self.reporting.published(token, result, now);
             }
-            NucleusEvent::Subscribed { token, result } => self.replies.subscribed(token, result, now),
+            NucleusEvent::Subscribed { token, result } => self.subscriptions.subscribed(token, result, now),
             NucleusEvent::Message { topic, payload, .. } => {
                 if self.reporting.message(&topic, &payload, now) {
                     self.reporting.persist(&self.state_dir);

@@ -11,7 +11,7 @@ use crate::collect::{HostSample, InterfaceSelection};
 use crate::config::{AutoOr, Config, Mode, ReportFormat, ReportNames};
 use crate::greengrass::link::Token;
 use crate::greengrass::topic::{self, MetricsFormat, MetricsStep, Topic};
-use crate::greengrass::{NucleusError, NucleusKind, sdk};
+use crate::greengrass::{Destination, NucleusError, NucleusKind, sdk};
 use crate::model::{Counters, Missing, Monotonic, ThingName, ThingReading, UnixTime};
 use crate::report::{
     Cut, Format, LedgerState, Names, Outcome, Reply, ReplyMatch, Report, Schedule, ScheduleSettings, ScheduleState,
@@ -20,6 +20,7 @@ use crate::report::{
 
 use super::files;
 use super::host::HostMeter;
+use super::subscriptions::Filter;
 
 /// The most AWS IoT Core takes in one message; the nuclei take less.
 const MQTT_BYTES: usize = 128 * 1024;
@@ -316,10 +317,11 @@ impl Reporting {
     }
 
     /// The topics on which replies to our reports come.
-    pub(super) fn reply_filters(&self) -> BTreeSet<String> {
+    pub(super) fn reply_filters(&self) -> BTreeSet<Filter> {
         let format = metrics_format(self.format);
         let both = |thing: Option<&ThingName>| {
-            [MetricsStep::Accepted, MetricsStep::Rejected].map(|step| topic::metrics(thing, format, step))
+            [MetricsStep::Accepted, MetricsStep::Rejected]
+                .map(|step| (Destination::IotCore, topic::metrics(thing, format, step)))
         };
         if self.things.len() > MOST_EXACT {
             both(None).into_iter().collect()

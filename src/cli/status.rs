@@ -70,7 +70,7 @@ pub fn run(arguments: &args::Status) -> anyhow::Result<Exit> {
     for (what, path) in [
         ("cut", "/reports/lastCut/cut"),
         ("not saved", "/reports/saveError"),
-        ("replies not heard", "/replySubscriptions/error"),
+        ("replies not heard", "/subscriptions/error"),
         ("configuration refused", "/configuration/reload/error"),
     ] {
         if status.pointer(path).is_some_and(|value| !value.is_null()) {

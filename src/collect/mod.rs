@@ -16,6 +16,7 @@ mod sock_diag;
 mod sockets;
 #[cfg(test)]
 mod tests;
+pub mod uplink;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
