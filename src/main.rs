@@ -18,6 +18,9 @@ fn main() -> ExitCode {
         Command::CheckConfig(arguments) => cli::check_config::run(&arguments),
         Command::Doctor(arguments) => cli::doctor::run(&arguments),
         Command::Shadow(arguments) => cli::shadow::run(&arguments),
+        Command::Quarantine(arguments) => cli::quarantine::run(&arguments),
+        Command::Boot(arguments) => cli::boot::run(&arguments),
+        Command::Purge(arguments) => cli::purge::run(&arguments),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "edge-warden", &mut std::io::stdout());
             Ok(Exit::Done)
