@@ -568,7 +568,7 @@ pub(crate) struct ElementChange {
 ///
 /// An element whose end changed is removed and added in the same transaction: packets never see it missing.
 pub(crate) fn element_changes(old: &Table, new: &Table) -> Option<Vec<ElementChange>> {
-    if old.skeleton() != new.skeleton() {
+    if !old.same_shape(new) {
         return None;
     }
     let mut changes = Vec::new();
@@ -576,6 +576,9 @@ pub(crate) fn element_changes(old: &Table, new: &Table) -> Option<Vec<ElementCha
         let (Some(before), Some(after)) = (old.listed(), new.listed()) else {
             continue;
         };
+        if before == after {
+            continue;
+        }
         let remove: Vec<_> = before
             .iter()
             .filter(|(key, element)| after.get(*key).is_none_or(|new| new.until != element.until))
