@@ -100,13 +100,13 @@ pub fn run(arguments: &args::Status) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
+/// `rejected InvalidPayload: Malformed metrics report`
 fn fate(fate: Option<&Value>) -> String {
-    match fate {
-        Some(Value::String(word)) => printable(word),
-        Some(Value::Object(object)) => object
-            .iter()
-            .map(|(word, detail)| printable(&format!("{word} {detail}")))
-            .collect(),
-        _ => "-".to_owned(),
+    let part = |key: &str| fate.and_then(|fate| fate.get(key)?.as_str()).map(printable);
+    let details: Vec<String> = ["code", "message", "reason"].into_iter().filter_map(part).collect();
+    match (part("fate"), details.is_empty()) {
+        (None, _) => "-".to_owned(),
+        (Some(fate), true) => fate,
+        (Some(fate), false) => format!("{fate} {}", details.join(": ")),
     }
 }

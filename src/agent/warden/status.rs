@@ -43,12 +43,18 @@ impl Warden {
     }
 
     /// Every thing with a cause, and how it stands.
-    pub(in crate::agent) fn list(&self) -> Value {
-        self.quarantine.causes().keys().map(|thing| self.why(thing)).collect()
+    pub(in crate::agent) fn list(&mut self) -> Value {
+        self.read_back();
+        self.quarantine.causes().keys().map(|thing| self.describe(thing)).collect()
     }
 
     /// One thing: its causes, what was decided, what the kernel holds.
-    pub(in crate::agent) fn why(&self, thing: &ThingName) -> Value {
+    pub(in crate::agent) fn why(&mut self, thing: &ThingName) -> Value {
+        self.read_back();
+        self.describe(thing)
+    }
+
+    fn describe(&self, thing: &ThingName) -> Value {
         let causes: Vec<Value> = self
             .quarantine
             .causes()
@@ -88,7 +94,7 @@ impl Warden {
     }
 
     /// What would be in the kernel for the decisions as they are now, as text.
-    pub(in crate::agent) fn plan(&self, wall: crate::model::UnixTime) -> Value {
+    pub(in crate::agent) fn plan(&mut self, wall: crate::model::UnixTime) -> Value {
         json!({
             "enforcement": self.enforcement,
             "decisions": self.list(),
