@@ -256,6 +256,9 @@ impl<C: Clock> Agent<C> {
             tracing::warn!("a report was not answered; subscribing to the replies anew");
             self.replies.renew();
             self.reporting.resubscribed(now);
+            // what ended those silently may have ended this one too, and changes may have been missed
+            self.send(Command::WatchConfiguration);
+            self.send(Command::Configuration);
         }
         self.replies.want(self.reporting.reply_filters());
         for command in self.replies.commands(now, &mut self.tokens) {
@@ -269,6 +272,7 @@ impl<C: Clock> Agent<C> {
         match event {
             NucleusEvent::Published { token, result } => {
                 self.reporting.published(token, result, now);
+                self.reporting.persist(&self.state_dir);
             }
             NucleusEvent::Subscribed { token, result } => self.replies.subscribed(token, result, now),
             NucleusEvent::Message { topic, payload, .. } => {

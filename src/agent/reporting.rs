@@ -52,6 +52,9 @@ struct Saved {
     schedule: ScheduleState,
     #[serde(default)]
     totals: Option<LedgerState>,
+    /// Whose publish was under way.
+    #[serde(default)]
+    publishing: Option<ThingName>,
 }
 
 impl Saved {
@@ -59,7 +62,20 @@ impl Saved {
     fn just_reported(core: &ThingName, wall: UnixTime) -> Self {
         let state = ThingState { last_report_time: Some(wall), ..ThingState::default() };
         let things = BTreeMap::from([(core.clone(), state)]);
-        Self { schedule: ScheduleState { boot_id: String::new(), things }, totals: None }
+        Self { schedule: ScheduleState { boot_id: String::new(), things }, totals: None, publishing: None }
+    }
+
+    /// A publish that was under way may have arrived at any time up to now: wait as if it had just done so.
+    fn settle(mut self, boot_id: &str, now: Monotonic, wall: UnixTime) -> Self {
+        if let Some(thing) = self.publishing.take()
+            && let Some(state) = self.schedule.things.get_mut(&thing)
+        {
+            tracing::info!(%thing, "the last run ended in the middle of a report; the next one waits a whole interval");
+            state.last_report_time = Some(wall);
+            let by_boot_clock = (self.schedule.boot_id == boot_id).then(|| i64::try_from(now.0.as_millis()).ok());
+            state.last_report_boot_millis = by_boot_clock.flatten();
+        }
+        self
     }
 }
 
@@ -100,6 +116,7 @@ impl Reporting {
         }
         // Unreadable times could hide a report of a moment ago: act as if there had been one.
         let saved = saved.or_else(|| trouble.is_some().then(|| Saved::just_reported(core, wall)));
+        let saved = saved.map(|saved| saved.settle(boot_id, now, wall));
         let (schedule_state, totals) = saved.map_or((None, None), |saved| (Some(saved.schedule), saved.totals));
         let schedule = Schedule::new(settings(config, mode, false), schedule_state.as_ref(), boot_id, now, wall);
         let mut reporting = Self {
@@ -290,7 +307,11 @@ impl Reporting {
 
     /// Save times and totals. A disk that is full is said once, and the reports go on.
     pub(super) fn persist(&mut self, state_dir: &Path) {
-        let saved = Saved { schedule: self.schedule.state(), totals: self.meter.state(&self.boot_id) };
+        let saved = Saved {
+            schedule: self.schedule.state(),
+            totals: self.meter.state(&self.boot_id),
+            publishing: self.in_flight.as_ref().map(|sent| sent.thing.clone()),
+        };
         let written = serde_json::to_vec(&saved)
             .map_err(|error| error.to_string())
             .and_then(|content| files::replace(&state_dir.join(FILE), &content).map_err(|error| words(&error)));
