@@ -24,7 +24,11 @@ fn main() -> ExitCode {
         if is_closed_stdout(&error) {
             return Exit::Done;
         }
-        let exit = if error.is::<InvalidConfiguration>() { Exit::InvalidConfiguration } else { Exit::Failed };
+        let exit = if error.is::<InvalidConfiguration>() {
+            Exit::InvalidConfiguration
+        } else {
+            Exit::Failed
+        };
         // a closed stderr is no reason to fail differently
         let _ = writeln!(std::io::stderr(), "edge-warden: {error:#}");
         exit

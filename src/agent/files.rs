@@ -48,7 +48,10 @@ pub fn make_folder(folder: &Path) -> Result<(), FileError> {
         .recursive(true)
         .mode(0o700)
         .create(folder)
-        .map_err(|source| FileError::Folder { path: folder.to_owned(), source })
+        .map_err(|source| FileError::Folder {
+            path: folder.to_owned(),
+            source,
+        })
 }
 
 /// The content of `path`; `None` when there is no such file.
@@ -56,7 +59,10 @@ pub fn make_folder(folder: &Path) -> Result<(), FileError> {
 /// # Errors
 /// [`FileError::Read`].
 pub fn read(path: &Path) -> Result<Option<Vec<u8>>, FileError> {
-    let failed = |source| FileError::Read { path: path.to_owned(), source };
+    let failed = |source| FileError::Read {
+        path: path.to_owned(),
+        source,
+    };
     let nofollow = i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or(0);
     let file = match std::fs::OpenOptions::new().read(true).custom_flags(nofollow).open(path) {
         Ok(file) => file,
@@ -73,7 +79,10 @@ pub fn read(path: &Path) -> Result<Option<Vec<u8>>, FileError> {
 /// # Errors
 /// [`FileError::Write`].
 pub fn replace(path: &Path, content: &[u8]) -> Result<(), FileError> {
-    let failed = |source| FileError::Write { path: path.to_owned(), source };
+    let failed = |source| FileError::Write {
+        path: path.to_owned(),
+        source,
+    };
     let mut beside = path.as_os_str().to_owned();
     beside.push(".new");
     let beside = PathBuf::from(beside);
@@ -82,7 +91,11 @@ pub fn replace(path: &Path, content: &[u8]) -> Result<(), FileError> {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
+        let mut file = std::fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&beside)?;
         file.write_all(content)?;
         file.sync_all()?;
         std::fs::rename(&beside, path)?;

@@ -29,13 +29,18 @@ impl HostMeter {
     /// Count from the first sample on.
     #[must_use]
     pub fn new(selection: InterfaceSelection) -> Self {
-        Self { selection, ledger: Ledger::new() }
+        Self {
+            selection,
+            ledger: Ledger::new(),
+        }
     }
 
     /// Go on from totals saved earlier, if that was in this boot; kernel counters start over with the next.
     #[must_use]
     pub fn resuming(selection: InterfaceSelection, saved: Option<LedgerState>, boot_id: &str) -> Self {
-        let ledger = saved.and_then(|state| Ledger::resume(state, boot_id)).unwrap_or_default();
+        let ledger = saved
+            .and_then(|state| Ledger::resume(state, boot_id))
+            .unwrap_or_default();
         Self { selection, ledger }
     }
 

@@ -7,9 +7,9 @@ pub mod clock;
 pub mod files;
 pub mod host;
 mod reload;
-mod replies;
 mod reporting;
 mod status;
+mod subscriptions;
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -22,7 +22,7 @@ use tokio::task::JoinHandle;
 use crate::collect::HostSample;
 use crate::config::{Config, LogLevel, Mode};
 use crate::control::{Answer, Asked, Request};
-use crate::greengrass::link::{Command, NucleusEvent, NucleusEvents, NucleusLink, Token};
+use crate::greengrass::link::{Command, NucleusEvent, NucleusEvents, NucleusLink, Stopped, Token};
 use crate::greengrass::topic::ShadowNameError;
 use crate::greengrass::{ComponentState, Destination, NucleusError, NucleusKind};
 use crate::model::{Monotonic, ThingName};
@@ -32,8 +32,8 @@ pub use reload::remember as remember_configuration;
 use clock::Clock;
 use host::HostSource;
 use reload::Reload;
-use replies::Replies;
-use reporting::Reporting;
+use reporting::{Place, Reporting};
+use subscriptions::Subscriptions;
 
 /// The loop looks at the clock at least this often, so suspend and clock changes are noticed.
 const LONGEST_NAP: Duration = Duration::from_secs(5);
@@ -50,6 +50,8 @@ pub struct Parts<C> {
     pub host: Box<dyn HostSource>,
     /// Questions from the control socket.
     pub questions: mpsc::Receiver<Asked>,
+    /// Asks to read the configuration anew (SIGHUP).
+    pub reloads: mpsc::Receiver<()>,
     /// The core device's thing.
     pub core: ThingName,
     /// Which nucleus it is.
@@ -96,7 +98,7 @@ struct Agent<C> {
     state_dir: PathBuf,
     stop_after_reports: Option<u64>,
     reporting: Reporting,
-    replies: Replies,
+    subscriptions: Subscriptions,
     reload: Reload,
     /// Idle between samples; `None` while a sample is being taken.
     host: Option<Box<dyn HostSource>>,
@@ -121,16 +123,30 @@ impl Tokens {
 
 /// Run until `stop` completes. The nucleus link is stopped before this returns.
 pub async fn run<C: Clock>(parts: Parts<C>, stop: impl Future<Output = ()>) -> Ended {
-    let Parts { clock, link, mut events, host, mut questions, .. } = parts;
+    let Parts {
+        clock,
+        link,
+        mut events,
+        host,
+        mut questions,
+        mut reloads,
+        ..
+    } = parts;
     let now = clock.monotonic();
-    let reporting =
-        Reporting::begin(&parts.config, parts.mode, parts.kind, &parts.core, &parts.state_dir, &parts.boot_id, now, clock.wall());
+    let place = Place {
+        mode: parts.mode,
+        kind: parts.kind,
+        core: &parts.core,
+        state_dir: &parts.state_dir,
+        boot_id: &parts.boot_id,
+    };
+    let reporting = Reporting::begin(&parts.config, &place, now, clock.wall());
     let mut agent = Agent {
         link,
         kind: parts.kind,
         mode: parts.mode,
         started: now,
-        replies: Replies::new(now),
+        subscriptions: Subscriptions::new(now),
         reload: Reload::new(parts.last_good_config, parts.include_dir, parts.config_error),
         host: Some(host),
         next_sample: now,
@@ -165,6 +181,7 @@ pub async fn run<C: Clock>(parts: Parts<C>, stop: impl Future<Output = ()>) -> E
                 None => break Ended::NucleusGone,
             },
             Some(asked) = questions.recv() => agent.answer(asked),
+            Some(()) = reloads.recv() => agent.send(Command::Configuration),
             sample = finished(&mut measuring) => {
                 measuring = None;
                 agent.measured(sample);
@@ -188,12 +205,15 @@ async fn finished(measuring: &mut Option<Measuring>) -> Option<(Box<dyn HostSour
 /// Unsubscribe everything before the process ends: killing a subscriber in the middle of a flood has been seen to hang
 /// nucleus lite. Bounded, because the nucleus itself may hang.
 async fn ended_link(link: NucleusLink) {
-    let _ = tokio::task::spawn_blocking(move || link.stop(Duration::from_millis(1200))).await;
+    if let Ok(Stopped::TimedOut) = tokio::task::spawn_blocking(move || link.stop(Duration::from_millis(1200))).await {
+        tracing::warn!("the nucleus did not answer in time; its subscriptions end with this process");
+    }
 }
 
 impl<C: Clock> Agent<C> {
     fn is_done(&self) -> bool {
-        self.stop_after_reports.is_some_and(|wanted| self.reporting.accepted_of_core(self.clock.monotonic()) >= wanted)
+        self.stop_after_reports
+            .is_some_and(|wanted| self.reporting.accepted_of_core(self.clock.monotonic()) >= wanted)
     }
 
     fn nap(&self, measuring: bool) -> Duration {
@@ -205,7 +225,7 @@ impl<C: Clock> Agent<C> {
                 wake = wake.min(due);
             }
         }
-        if let Some(retry) = self.replies.next_retry() {
+        if let Some(retry) = self.subscriptions.next_retry() {
             wake = wake.min(retry);
         }
         // never a busy loop, whatever the state above says
@@ -241,10 +261,17 @@ impl<C: Clock> Agent<C> {
             self.reporting.publishing(token, &publish);
             // before the publish: not even a crash right after it may bring the next report too early
             self.reporting.persist(&self.state_dir);
-            let command =
-                Command::Publish { token, to: Destination::IotCore, topic: publish.topic, payload: publish.payload };
+            let command = Command::Publish {
+                token,
+                to: Destination::IotCore,
+                topic: publish.topic,
+                payload: publish.payload,
+            };
             if let Err(error) = self.link.send(command) {
-                let error = NucleusError::Failed { what: "publish".to_owned(), detail: error.to_string() };
+                let error = NucleusError::Failed {
+                    what: "publish".to_owned(),
+                    detail: error.to_string(),
+                };
                 self.reporting.published(token, Err(error), now);
             }
         }
@@ -253,18 +280,20 @@ impl<C: Clock> Agent<C> {
     fn keep_subscriptions(&mut self) {
         let now = self.clock.monotonic();
         if self.reporting.replies_are_silent() {
-            tracing::warn!("a report was not answered; subscribing to the replies anew");
-            self.replies.renew();
+            tracing::warn!("a report was not answered; subscribing anew");
+            self.subscriptions.renew();
             self.reporting.resubscribed(now);
             // what ended those silently may have ended this one too, and changes may have been missed
             self.send(Command::WatchConfiguration);
             self.send(Command::Configuration);
         }
-        self.replies.want(self.reporting.reply_filters());
-        for command in self.replies.commands(now, &mut self.tokens) {
+        let replies = self.reporting.reply_filters();
+        self.subscriptions.want(replies.clone());
+        for command in self.subscriptions.commands(now, &mut self.tokens) {
             self.send(command);
         }
-        self.reporting.set_replies_known(self.replies.all_held(), now);
+        self.reporting
+            .set_replies_known(self.subscriptions.holds(&replies), now);
     }
 
     fn nucleus_event(&mut self, event: NucleusEvent) {
@@ -274,7 +303,7 @@ impl<C: Clock> Agent<C> {
                 self.reporting.published(token, result, now);
                 self.reporting.persist(&self.state_dir);
             }
-            NucleusEvent::Subscribed { token, result } => self.replies.subscribed(token, result, now),
+            NucleusEvent::Subscribed { token, result } => self.subscriptions.subscribed(token, result, now),
             NucleusEvent::Message { topic, payload, .. } => {
                 if self.reporting.message(&topic, &payload, now) {
                     self.reporting.persist(&self.state_dir);
@@ -335,7 +364,12 @@ impl<C: Clock> Agent<C> {
                     }
                 };
                 let token = self.tokens.next();
-                match self.link.send(Command::WriteDesired { token, thing, shadow, desired }) {
+                match self.link.send(Command::WriteDesired {
+                    token,
+                    thing,
+                    shadow,
+                    desired,
+                }) {
                     Ok(()) => {
                         self.asked.insert(token, asked.reply);
                     }

@@ -23,7 +23,14 @@ pub(super) struct Reload {
 
 impl Reload {
     pub(super) fn new(last_good: Option<PathBuf>, base_dir: PathBuf, error: Option<String>) -> Self {
-        Self { last_good, error, restart_needed: Vec::new(), base_dir, taken: 0, refused: 0 }
+        Self {
+            last_good,
+            error,
+            restart_needed: Vec::new(),
+            base_dir,
+            taken: 0,
+            refused: 0,
+        }
     }
 
     /// The nucleus answered with a configuration: the new one, if it is valid and different.

@@ -11,7 +11,7 @@ use crate::collect::{HostSample, InterfaceSelection};
 use crate::config::{AutoOr, Config, Mode, ReportFormat, ReportNames};
 use crate::greengrass::link::Token;
 use crate::greengrass::topic::{self, MetricsFormat, MetricsStep, Topic};
-use crate::greengrass::{NucleusError, NucleusKind, sdk};
+use crate::greengrass::{Destination, NucleusError, NucleusKind, sdk};
 use crate::model::{Counters, Missing, Monotonic, ThingName, ThingReading, UnixTime};
 use crate::report::{
     Cut, Format, LedgerState, Names, Outcome, Reply, ReplyMatch, Report, Schedule, ScheduleSettings, ScheduleState,
@@ -20,6 +20,7 @@ use crate::report::{
 
 use super::files;
 use super::host::HostMeter;
+use super::subscriptions::Filter;
 
 /// The most AWS IoT Core takes in one message; the nuclei take less.
 const MQTT_BYTES: usize = 128 * 1024;
@@ -60,9 +61,19 @@ struct Saved {
 impl Saved {
     /// What would be saved had `core` reported just now.
     fn just_reported(core: &ThingName, wall: UnixTime) -> Self {
-        let state = ThingState { last_report_time: Some(wall), ..ThingState::default() };
+        let state = ThingState {
+            last_report_time: Some(wall),
+            ..ThingState::default()
+        };
         let things = BTreeMap::from([(core.clone(), state)]);
-        Self { schedule: ScheduleState { boot_id: String::new(), things }, totals: None, publishing: None }
+        Self {
+            schedule: ScheduleState {
+                boot_id: String::new(),
+                things,
+            },
+            totals: None,
+            publishing: None,
+        }
     }
 
     /// A publish that was under way may have arrived at any time up to now: wait as if it had just done so.
@@ -77,6 +88,16 @@ impl Saved {
         }
         self
     }
+}
+
+/// Where and as whom reports are made; fixed for the life of the process.
+#[derive(Clone, Copy)]
+pub(super) struct Place<'a> {
+    pub(super) mode: Mode,
+    pub(super) kind: NucleusKind,
+    pub(super) core: &'a ThingName,
+    pub(super) state_dir: &'a Path,
+    pub(super) boot_id: &'a str,
 }
 
 pub(super) struct Reporting {
@@ -100,16 +121,14 @@ pub(super) struct Reporting {
 }
 
 impl Reporting {
-    pub(super) fn begin(
-        config: &Config,
-        mode: Mode,
-        kind: NucleusKind,
-        core: &ThingName,
-        state_dir: &Path,
-        boot_id: &str,
-        now: Monotonic,
-        wall: UnixTime,
-    ) -> Self {
+    pub(super) fn begin(config: &Config, place: &Place<'_>, now: Monotonic, wall: UnixTime) -> Self {
+        let Place {
+            mode,
+            kind,
+            core,
+            state_dir,
+            boot_id,
+        } = *place;
         let (saved, trouble) = load(&state_dir.join(FILE));
         if let Some(trouble) = &trouble {
             tracing::warn!(error = %trouble, "the saved report times cannot be used; the first report waits a whole interval");
@@ -118,7 +137,13 @@ impl Reporting {
         let saved = saved.or_else(|| trouble.is_some().then(|| Saved::just_reported(core, wall)));
         let saved = saved.map(|saved| saved.settle(boot_id, now, wall));
         let (schedule_state, totals) = saved.map_or((None, None), |saved| (Some(saved.schedule), saved.totals));
-        let schedule = Schedule::new(settings(config, mode, false), schedule_state.as_ref(), boot_id, now, wall);
+        let schedule = Schedule::new(
+            settings(config, mode, false),
+            schedule_state.as_ref(),
+            boot_id,
+            now,
+            wall,
+        );
         let mut reporting = Self {
             core: core.clone(),
             things: Vec::new(),
@@ -210,7 +235,8 @@ impl Reporting {
             }
             Err(error) => {
                 tracing::error!(thing = %due.thing, %error, "the report cannot be made");
-                self.schedule.sent(&due.thing, due.report_id, None, Err(error.to_string()), now);
+                self.schedule
+                    .sent(&due.thing, due.report_id, None, Err(error.to_string()), now);
                 None
             }
         }
@@ -227,19 +253,31 @@ impl Reporting {
 
     /// The nucleus took the report or not.
     pub(super) fn published(&mut self, token: Token, result: Result<(), NucleusError>, now: Monotonic) {
-        let Some(sent) = self.in_flight.take_if(|sent| sent.token == token) else { return };
+        let Some(sent) = self.in_flight.take_if(|sent| sent.token == token) else {
+            return;
+        };
         match &result {
             Ok(()) => tracing::info!(thing = %sent.thing, report = sent.report_id, "report published"),
             Err(error) => {
                 tracing::warn!(thing = %sent.thing, report = sent.report_id, %error, "report not sent; its traffic goes into the next one");
             }
         }
-        self.schedule.sent(&sent.thing, sent.report_id, sent.totals, result.map_err(|error| error.to_string()), now);
+        self.schedule.sent(
+            &sent.thing,
+            sent.report_id,
+            sent.totals,
+            result.map_err(|error| error.to_string()),
+            now,
+        );
     }
 
     /// A message arrived on a subscribed topic; true when it changed what should be saved.
     pub(super) fn message(&mut self, topic: &str, payload: &[u8], now: Monotonic) -> bool {
-        let Some(Topic::Metrics { thing, format, step: MetricsStep::Accepted | MetricsStep::Rejected }) = topic::parse(topic)
+        let Some(Topic::Metrics {
+            thing,
+            format,
+            step: MetricsStep::Accepted | MetricsStep::Rejected,
+        }) = topic::parse(topic)
         else {
             return false;
         };
@@ -273,7 +311,11 @@ impl Reporting {
     /// How many of the core's reports were accepted since the start.
     pub(super) fn accepted_of_core(&self, now: Monotonic) -> u64 {
         let of_core = |status: &ThingReportStatus| status.thing == self.core;
-        self.schedule.status(now).iter().find(|status| of_core(status)).map_or(0, |status| status.counts.accepted)
+        self.schedule
+            .status(now)
+            .iter()
+            .find(|status| of_core(status))
+            .map_or(0, |status| status.counts.accepted)
     }
 
     pub(super) fn replies_are_silent(&self) -> bool {
@@ -293,10 +335,11 @@ impl Reporting {
     }
 
     /// The topics on which replies to our reports come.
-    pub(super) fn reply_filters(&self) -> BTreeSet<String> {
+    pub(super) fn reply_filters(&self) -> BTreeSet<Filter> {
         let format = metrics_format(self.format);
         let both = |thing: Option<&ThingName>| {
-            [MetricsStep::Accepted, MetricsStep::Rejected].map(|step| topic::metrics(thing, format, step))
+            [MetricsStep::Accepted, MetricsStep::Rejected]
+                .map(|step| (Destination::IotCore, topic::metrics(thing, format, step)))
         };
         if self.things.len() > MOST_EXACT {
             both(None).into_iter().collect()
@@ -323,7 +366,10 @@ impl Reporting {
             }
             Err(error) => {
                 if self.save_error.as_ref() != Some(&error) {
-                    tracing::warn!(error, "report times are not saved; after a restart the first report waits longer");
+                    tracing::warn!(
+                        error,
+                        "report times are not saved; after a restart the first report waits longer"
+                    );
                 }
                 self.save_error = Some(error);
             }
@@ -336,7 +382,9 @@ impl Reporting {
             .sources
             .iter()
             .map(|(name, missing)| {
-                let state = missing.as_ref().map_or_else(|| json!("ok"), |missing| json!(missing.to_string()));
+                let state = missing
+                    .as_ref()
+                    .map_or_else(|| json!("ok"), |missing| json!(missing.to_string()));
                 ((*name).to_owned(), state)
             })
             .collect();

@@ -22,7 +22,7 @@ impl<C: Clock> Agent<C> {
             "samples": self.samples,
             "stateDir": self.state_dir,
             "reports": self.reporting.status(now),
-            "replySubscriptions": self.replies.status(),
+            "subscriptions": self.subscriptions.status(),
             "droppedMessages": self.link.dropped(),
             "unreadableMessages": sdk::unreadable_messages(),
             "configuration": {"effective": self.config.effective(), "reload": self.reload.status()},

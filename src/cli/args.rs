@@ -76,7 +76,12 @@ pub struct Run {
     #[arg(long, value_name = "FILE", requires = "standalone")]
     pub config: Option<PathBuf>,
     /// The core device's thing name in standalone
-    #[arg(long, value_name = "THING", requires = "standalone", default_value = "edge-warden-core")]
+    #[arg(
+        long,
+        value_name = "THING",
+        requires = "standalone",
+        default_value = "edge-warden-core"
+    )]
     pub thing: ThingName,
     /// Stop after this many of the core's reports were accepted
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]

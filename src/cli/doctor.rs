@@ -42,8 +42,18 @@ pub fn run(arguments: &args::Doctor) -> anyhow::Result<Exit> {
     let sample = HostCollector::new(HostPaths::default()).collect();
     let mut findings = vec![kernel(), interfaces(&sample)];
     findings.extend(sockets(&sample));
-    findings.extend([notes(&sample), nucleus(), limits(), state_dir(Path::new(STATE_DIR_DEFAULT)), socket_dir()]);
-    let exit = if findings.iter().any(|finding| finding.state == State::Fails) { Exit::Unfit } else { Exit::Done };
+    findings.extend([
+        notes(&sample),
+        nucleus(),
+        limits(),
+        state_dir(Path::new(STATE_DIR_DEFAULT)),
+        socket_dir(),
+    ]);
+    let exit = if findings.iter().any(|finding| finding.state == State::Fails) {
+        Exit::Unfit
+    } else {
+        Exit::Done
+    };
     let mut out = std::io::stdout().lock();
     if arguments.json {
         serde_json::to_writer_pretty(&mut out, &findings)?;
@@ -66,16 +76,31 @@ pub fn run(arguments: &args::Doctor) -> anyhow::Result<Exit> {
 }
 
 fn works(what: &'static str, seen: impl Into<String>) -> Finding {
-    Finding { what, state: State::Works, seen: seen.into(), cost: None }
+    Finding {
+        what,
+        state: State::Works,
+        seen: seen.into(),
+        cost: None,
+    }
 }
 
 fn lacks(what: &'static str, state: State, seen: impl Into<String>, cost: impl Into<String>) -> Finding {
-    Finding { what, state, seen: seen.into(), cost: Some(cost.into()) }
+    Finding {
+        what,
+        state,
+        seen: seen.into(),
+        cost: Some(cost.into()),
+    }
 }
 
 fn kernel() -> Finding {
     let name = rustix::system::uname();
-    let text = format!("{} {} {}", name.sysname().to_string_lossy(), name.release().to_string_lossy(), name.machine().to_string_lossy());
+    let text = format!(
+        "{} {} {}",
+        name.sysname().to_string_lossy(),
+        name.release().to_string_lossy(),
+        name.machine().to_string_lossy()
+    );
     works("kernel", text)
 }
 
@@ -87,16 +112,25 @@ fn interfaces(sample: &HostSample) -> Finding {
             "none is counted",
             "network_stats stay at 0; name interfaces with report.interfaces if that is wrong",
         ),
-        Ok(counted) => works("interfaces", format!("counting {}", counted.into_keys().collect::<Vec<_>>().join(", "))),
-        Err(missing) => lacks("interfaces", State::Fails, missing.to_string(), "reports carry no network_stats"),
+        Ok(counted) => works(
+            "interfaces",
+            format!("counting {}", counted.into_keys().collect::<Vec<_>>().join(", ")),
+        ),
+        Err(missing) => lacks(
+            "interfaces",
+            State::Fails,
+            missing.to_string(),
+            "reports carry no network_stats",
+        ),
     }
 }
 
 fn sockets(sample: &HostSample) -> Vec<Finding> {
     let tcp = match (sample.established(), sample.listening_tcp()) {
-        (Ok(established), Ok(listening)) => {
-            works("TCP sockets", format!("{} established, {} listening", established.len(), listening.len()))
-        }
+        (Ok(established), Ok(listening)) => works(
+            "TCP sockets",
+            format!("{} established, {} listening", established.len(), listening.len()),
+        ),
         (Err(missing), _) | (_, Err(missing)) => lacks(
             "TCP sockets",
             State::Fails,
@@ -106,9 +140,12 @@ fn sockets(sample: &HostSample) -> Vec<Finding> {
     };
     let udp = match sample.listening_udp() {
         Ok(listening) => works("UDP sockets", format!("{} listening", listening.len())),
-        Err(missing) => {
-            lacks("UDP sockets", State::Fails, missing.to_string(), "reports carry no listening UDP ports")
-        }
+        Err(missing) => lacks(
+            "UDP sockets",
+            State::Fails,
+            missing.to_string(),
+            "reports carry no listening UDP ports",
+        ),
     };
     vec![tcp, udp]
 }
@@ -118,12 +155,24 @@ fn notes(sample: &HostSample) -> Finding {
         return works("netlink", "sock_diag and rtnetlink answer");
     }
     let seen: Vec<String> = sample.notes.iter().map(ToString::to_string).collect();
-    lacks("netlink", State::Limited, seen.join("; "), "what is read from /proc instead costs more time with many sockets")
+    lacks(
+        "netlink",
+        State::Limited,
+        seen.join("; "),
+        "what is read from /proc instead costs more time with many sockets",
+    )
 }
 
 fn nucleus() -> Finding {
-    let names = ["SVCUID", "AWS_GG_NUCLEUS_DOMAIN_SOCKET_FILEPATH_FOR_COMPONENT", "AWS_IOT_THING_NAME"];
-    let missing: Vec<&str> = names.into_iter().filter(|name| std::env::var_os(name).is_none()).collect();
+    let names = [
+        "SVCUID",
+        "AWS_GG_NUCLEUS_DOMAIN_SOCKET_FILEPATH_FOR_COMPONENT",
+        "AWS_IOT_THING_NAME",
+    ];
+    let missing: Vec<&str> = names
+        .into_iter()
+        .filter(|name| std::env::var_os(name).is_none())
+        .collect();
     if missing.is_empty() {
         return works("Greengrass IPC", "started by a nucleus");
     }
@@ -137,7 +186,10 @@ fn nucleus() -> Finding {
 
 fn limits() -> Finding {
     let limits = sdk::ipc_limits();
-    let seen = format!("messages up to {} bytes, {} streams", limits.max_message_bytes, limits.max_streams);
+    let seen = format!(
+        "messages up to {} bytes, {} streams",
+        limits.max_message_bytes, limits.max_streams
+    );
     if limits.max_message_bytes >= 262_144 && limits.max_streams >= 64 {
         works("IPC limits of this binary", seen)
     } else {
@@ -163,11 +215,21 @@ fn state_dir(path: &Path) -> Finding {
                 "this user's agent could not keep report times; after a restart its first report would wait longer",
             ),
         },
-        Ok(_) => lacks(what, State::Fails, format!("{shown} is no folder"), "nothing can be saved; move it away"),
+        Ok(_) => lacks(
+            what,
+            State::Fails,
+            format!("{shown} is no folder"),
+            "nothing can be saved; move it away",
+        ),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             works(what, format!("{shown} is made at the first run"))
         }
-        Err(error) => lacks(what, State::Limited, format!("{shown}: {error}"), "this user cannot look; try with sudo"),
+        Err(error) => lacks(
+            what,
+            State::Limited,
+            format!("{shown}: {error}"),
+            "this user cannot look; try with sudo",
+        ),
     }
 }
 

@@ -21,9 +21,21 @@ pub fn start(level: LevelFilter, json: bool) -> LevelHandle {
     let writer = io::stderr.with_max_level(Level::WARN).or_else(io::stdout);
     let registry = tracing_subscriber::registry().with(filter);
     if json {
-        registry.with(fmt::layer().json().with_target(false).log_internal_errors(false).with_writer(writer)).init();
+        registry
+            .with(
+                fmt::layer()
+                    .json()
+                    .with_target(false)
+                    .log_internal_errors(false)
+                    .with_writer(writer),
+            )
+            .init();
     } else {
-        let layer = fmt::layer().with_target(false).with_ansi(false).log_internal_errors(false).with_writer(writer);
+        let layer = fmt::layer()
+            .with_target(false)
+            .with_ansi(false)
+            .log_internal_errors(false)
+            .with_writer(writer);
         registry.with(layer).init();
     }
     handle

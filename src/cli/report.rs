@@ -42,7 +42,13 @@ pub fn run(arguments: &args::Report) -> anyhow::Result<Exit> {
     };
     let encoded = encode(&report, format, names, MAX_BYTES).context("the report cannot be encoded")?;
     let mut out = std::io::stdout().lock();
-    out.write_all(&encoded.bytes).and_then(|()| if format == Format::Json { out.write_all(b"\n") } else { Ok(()) })?;
+    out.write_all(&encoded.bytes).and_then(|()| {
+        if format == Format::Json {
+            out.write_all(b"\n")
+        } else {
+            Ok(())
+        }
+    })?;
     warn_missing(&reading);
     Ok(Exit::Done)
 }
@@ -73,8 +79,16 @@ fn print_table(report: &Report, reading: &ThingReading, seconds: u64) -> anyhow:
         Some(traffic) => {
             let mut rows = plain_table();
             rows.set_header(vec!["TRAFFIC", "bytes", "packets"]);
-            rows.add_row(vec!["in".to_owned(), grouped(traffic.bytes_in), grouped(traffic.packets_in)]);
-            rows.add_row(vec!["out".to_owned(), grouped(traffic.bytes_out), grouped(traffic.packets_out)]);
+            rows.add_row(vec![
+                "in".to_owned(),
+                grouped(traffic.bytes_in),
+                grouped(traffic.packets_in),
+            ]);
+            rows.add_row(vec![
+                "out".to_owned(),
+                grouped(traffic.bytes_out),
+                grouped(traffic.packets_out),
+            ]);
             for column in 1..3 {
                 if let Some(column) = rows.column_mut(column) {
                     column.set_cell_alignment(CellAlignment::Right);
@@ -84,7 +98,10 @@ fn print_table(report: &Report, reading: &ThingReading, seconds: u64) -> anyhow:
             writeln!(out, "  in {seconds} s, over every counted interface")?;
         }
         None if reading.traffic.is_ok() => {
-            writeln!(out, "TRAFFIC  not measured: a delta needs two samples, ask with --interval SECONDS")?;
+            writeln!(
+                out,
+                "TRAFFIC  not measured: a delta needs two samples, ask with --interval SECONDS"
+            )?;
         }
         None => {}
     }
@@ -92,12 +109,17 @@ fn print_table(report: &Report, reading: &ThingReading, seconds: u64) -> anyhow:
         ("LISTENING TCP", report.listening_tcp(), reading.listening_tcp.is_ok()),
         ("LISTENING UDP", report.listening_udp(), reading.listening_udp.is_ok()),
     ] {
-        let Some(ports) = ports.filter(|_| measured) else { continue };
+        let Some(ports) = ports.filter(|_| measured) else {
+            continue;
+        };
         writeln!(out)?;
         writeln!(out, "{title}  {}", ports.len())?;
         let mut rows = plain_table();
         for port in ports {
-            let interface = port.interface.as_deref().map_or_else(|| "any interface".to_owned(), printable);
+            let interface = port
+                .interface
+                .as_deref()
+                .map_or_else(|| "any interface".to_owned(), printable);
             rows.add_row(vec![port.port.to_string(), interface]);
         }
         if !ports.is_empty() {
@@ -109,8 +131,16 @@ fn print_table(report: &Report, reading: &ThingReading, seconds: u64) -> anyhow:
         writeln!(out, "ESTABLISHED TCP  {}", connections.len())?;
         let mut rows = plain_table();
         for connection in connections.iter().take(SHOWN) {
-            let interface = connection.local_interface.as_deref().map_or_else(|| "-".to_owned(), printable);
-            rows.add_row(vec![format!(":{}", connection.local_port), "<->".to_owned(), connection.remote.to_string(), interface]);
+            let interface = connection
+                .local_interface
+                .as_deref()
+                .map_or_else(|| "-".to_owned(), printable);
+            rows.add_row(vec![
+                format!(":{}", connection.local_port),
+                "<->".to_owned(),
+                connection.remote.to_string(),
+                interface,
+            ]);
         }
         if !connections.is_empty() {
             writeln!(out, "{rows}")?;

@@ -49,9 +49,15 @@ pub fn run(arguments: args::Run) -> anyhow::Result<Exit> {
         None => begin_greengrass(&arguments)?,
     };
     if arguments.accelerate != 1 {
-        tracing::warn!(factor = arguments.accelerate, "the clocks run faster than time does: for tests only");
+        tracing::warn!(
+            factor = arguments.accelerate,
+            "the clocks run faster than time does: for tests only"
+        );
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no event loop")?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("no event loop")?;
     runtime.block_on(serve(start, clock, arguments.stop_after_reports))
 }
 
@@ -69,6 +75,14 @@ async fn serve(start: Start, clock: SystemClock, stop_after_reports: Option<u64>
         control = %start.socket.display(),
         "edge-warden is running"
     );
+    let (reload, reloads) = mpsc::channel(1);
+    let mut hangup = signal(SignalKind::hangup()).context("SIGHUP cannot be caught")?;
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            // one that waits already does for both
+            let _ = reload.try_send(());
+        }
+    });
     let log = start.log;
     let parts = Parts {
         clock,
@@ -76,6 +90,7 @@ async fn serve(start: Start, clock: SystemClock, stop_after_reports: Option<u64>
         events: start.events,
         host: Box::new(HostCollector::new(HostPaths::default())),
         questions,
+        reloads,
         core: start.core,
         kind: start.kind,
         mode: start.mode,
@@ -114,10 +129,17 @@ fn begin_standalone(dir: &Path, arguments: &args::Run, clock: SystemClock) -> an
     };
     files::make_folder(dir)?;
     let log = logging::start(filter_of(config.log.level), config.log.format == LogFormat::Json);
-    let (folder, thing) = (dir.to_owned(), arguments.thing.clone());
+    let (folder, thing, file) = (dir.to_owned(), arguments.thing.clone(), arguments.config.clone());
     let (link, mut events) = NucleusLink::spawn(move |incoming| {
-        let nucleus = StandaloneNucleus::open(&folder, thing, incoming, move || clock.wall());
-        nucleus.map(|nucleus| Box::new(nucleus) as Box<dyn Nucleus>)
+        let configuration = Box::new(move || file_configuration(file.as_deref()));
+        let clock = Box::new(move || clock.wall());
+        match StandaloneNucleus::open(&folder, thing, configuration, incoming, clock) {
+            Ok(nucleus) => Ok(Box::new(nucleus) as Box<dyn Nucleus>),
+            Err(error) => Err(NucleusError::Failed {
+                what: "the stand-in's folder".to_owned(),
+                detail: error.chain(),
+            }),
+        }
     })?;
     let (kind, core) = ready(&mut events)?;
     Ok(Start {
@@ -137,11 +159,15 @@ fn begin_standalone(dir: &Path, arguments: &args::Run, clock: SystemClock) -> an
 
 fn begin_greengrass(arguments: &args::Run) -> anyhow::Result<Start> {
     let log = logging::start(LevelFilter::INFO, false);
-    let (link, mut events) =
-        NucleusLink::spawn(|incoming| SdkNucleus::connect(incoming).map(|nucleus| Box::new(nucleus) as Box<dyn Nucleus>))?;
+    let (link, mut events) = NucleusLink::spawn(|incoming| {
+        SdkNucleus::connect(incoming).map(|nucleus| Box::new(nucleus) as Box<dyn Nucleus>)
+    })?;
     let (kind, core) = ready(&mut events)?;
     let fixed_dir = arguments.state_dir.clone();
-    let last_good = fixed_dir.clone().unwrap_or_else(|| PathBuf::from(STATE_DIR_DEFAULT)).join(LAST_GOOD);
+    let last_good = fixed_dir
+        .clone()
+        .unwrap_or_else(|| PathBuf::from(STATE_DIR_DEFAULT))
+        .join(LAST_GOOD);
     link.send(Command::Configuration)?;
     let answer = loop {
         match events.blocking_recv() {
@@ -163,11 +189,30 @@ fn begin_greengrass(arguments: &args::Run) -> anyhow::Result<Start> {
         mode: Mode::Greengrass,
         config_error,
         last_good_config: Some(last_good),
-        socket: fixed_dir.as_ref().map_or_else(|| PathBuf::from(SYSTEM_SOCKET), |dir| dir.join("control.sock")),
+        socket: fixed_dir
+            .as_ref()
+            .map_or_else(|| PathBuf::from(SYSTEM_SOCKET), |dir| dir.join("control.sock")),
         state_dir: fixed_dir.unwrap_or_else(|| config.state_dir.clone()),
         config,
         log,
     })
+}
+
+/// The configuration file as it is now, in the form a nucleus gives; for SIGHUP.
+fn file_configuration(file: Option<&Path>) -> Result<Value, NucleusError> {
+    let Some(file) = file else {
+        return Ok(Value::Object(serde_json::Map::new()));
+    };
+    let config = load_file(file, Mode::Standalone).map_err(|error| NucleusError::Failed {
+        what: "reading the configuration".to_owned(),
+        detail: error.to_string(),
+    })?;
+    let mut value = config.effective();
+    // what the included files hold is in the lists already
+    if let Some(object) = value.as_object_mut() {
+        object.remove("include");
+    }
+    Ok(value)
 }
 
 /// The configuration to begin with: the nucleus's if it is valid, else the last valid one.
@@ -192,7 +237,10 @@ fn choose(answer: Result<Value, NucleusError>, last_good: &Path) -> anyhow::Resu
         .and_then(|value| load_component(value, &include_dir(), Mode::Greengrass).ok());
     match older {
         Some(config) => {
-            tracing::error!(error = format!("{error:#}"), "the configuration is refused; the last valid one is in force");
+            tracing::error!(
+                error = format!("{error:#}"),
+                "the configuration is refused; the last valid one is in force"
+            );
             Ok((config, Some(format!("{error:#}"))))
         }
         // a first deployment with an invalid configuration: failing lets Greengrass roll it back
@@ -214,7 +262,10 @@ fn ready(events: &mut NucleusEvents) -> anyhow::Result<(NucleusKind, ThingName)>
 
 /// Relative includes of a deployed configuration are artifacts beside the binary.
 fn include_dir() -> PathBuf {
-    std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.to_owned())).unwrap_or_default()
+    std::env::current_exe()
+        .ok()
+        .and_then(|exe| Some(exe.parent()?.to_owned()))
+        .unwrap_or_default()
 }
 
 /// Times saved in another boot mean nothing in this one; when the kernel does not name it, no saved one matches.

@@ -13,7 +13,10 @@ use super::{Exit, args};
 /// Through the running agent when there is one, else in the file.
 pub fn run(arguments: &args::Shadow) -> anyhow::Result<Exit> {
     let desired: Value = serde_json::from_str(&arguments.desired).context("DESIRED_JSON is not JSON")?;
-    anyhow::ensure!(desired.is_object(), "DESIRED_JSON must be an object such as {{\"quarantine\": true}}");
+    anyhow::ensure!(
+        desired.is_object(),
+        "DESIRED_JSON must be an object such as {{\"quarantine\": true}}"
+    );
     let name = arguments.name.as_ref().map(|name| name.parse()).transpose()?;
     let request = Request::WriteDesired {
         thing: arguments.thing.clone(),

@@ -23,12 +23,38 @@ pub fn run(arguments: &args::Status) -> anyhow::Result<Exit> {
         other => printable(&other.to_string()),
     };
     let at = |path: &str| status.pointer(path).map_or_else(|| "-".to_owned(), text);
-    writeln!(out, "edge-warden {} on the {} nucleus, thing {}, up {} s", at("/version"), at("/nucleus"), at("/thing"), at("/upSeconds"))?;
+    writeln!(
+        out,
+        "edge-warden {} on the {} nucleus, thing {}, up {} s",
+        at("/version"),
+        at("/nucleus"),
+        at("/thing"),
+        at("/upSeconds")
+    )?;
     writeln!(out)?;
-    writeln!(out, "REPORTS ({}, at most {} bytes)", at("/reports/format"), at("/reports/maxBytes"))?;
+    writeln!(
+        out,
+        "REPORTS ({}, at most {} bytes)",
+        at("/reports/format"),
+        at("/reports/maxBytes")
+    )?;
     let mut rows = super::plain_table();
-    rows.set_header(vec!["thing", "last report", "fate", "next in", "accepted", "rejected", "unanswered", "not sent"]);
-    for thing in status.pointer("/reports/things").and_then(Value::as_array).into_iter().flatten() {
+    rows.set_header(vec![
+        "thing",
+        "last report",
+        "fate",
+        "next in",
+        "accepted",
+        "rejected",
+        "unanswered",
+        "not sent",
+    ]);
+    for thing in status
+        .pointer("/reports/things")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+    {
         let field = |path: &str| thing.pointer(path).map_or_else(|| "-".to_owned(), text);
         rows.add_row(vec![
             field("/thing"),
@@ -45,7 +71,7 @@ pub fn run(arguments: &args::Status) -> anyhow::Result<Exit> {
     for (what, path) in [
         ("cut", "/reports/lastCut/cut"),
         ("not saved", "/reports/saveError"),
-        ("replies not heard", "/replySubscriptions/error"),
+        ("replies not heard", "/subscriptions/error"),
         ("configuration refused", "/configuration/reload/error"),
     ] {
         if status.pointer(path).is_some_and(|value| !value.is_null()) {
@@ -55,11 +81,21 @@ pub fn run(arguments: &args::Status) -> anyhow::Result<Exit> {
     writeln!(out)?;
     writeln!(out, "SOURCES")?;
     let mut rows = super::plain_table();
-    for (name, state) in status.pointer("/reports/sources").and_then(Value::as_object).into_iter().flatten() {
+    for (name, state) in status
+        .pointer("/reports/sources")
+        .and_then(Value::as_object)
+        .into_iter()
+        .flatten()
+    {
         rows.add_row(vec![printable(name), text(state)]);
     }
     writeln!(out, "{rows}")?;
-    for note in status.pointer("/reports/notes").and_then(Value::as_array).into_iter().flatten() {
+    for note in status
+        .pointer("/reports/notes")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+    {
         writeln!(out, "  note: {}", text(note))?;
     }
     Ok(Exit::Done)
@@ -67,7 +103,11 @@ pub fn run(arguments: &args::Status) -> anyhow::Result<Exit> {
 
 /// What became of a report, with the service's or the nucleus' words: `rejected: InvalidPayload, Malformed report`.
 fn fate(fate: Option<&Value>) -> String {
-    let part = |name: &str| fate.and_then(|fate| fate.get(name)).and_then(Value::as_str).map(printable);
+    let part = |name: &str| {
+        fate.and_then(|fate| fate.get(name))
+            .and_then(Value::as_str)
+            .map(printable)
+    };
     let why: Vec<String> = ["code", "message", "reason"].into_iter().filter_map(part).collect();
     match part("fate") {
         Some(word) if why.is_empty() => word,

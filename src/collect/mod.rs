@@ -3,8 +3,12 @@
 //! Network facts never come from `/sys`, which goes on showing another namespace's links after setns(2).
 //! What exactly is counted and listed is told in `docs/collecting.md`.
 
+pub mod conntrack;
+mod distinct;
 mod error;
 mod interfaces;
+mod multicast;
+pub mod neighbours;
 mod netlink;
 mod proc_net;
 mod rtnetlink;
@@ -12,12 +16,15 @@ mod sock_diag;
 mod sockets;
 #[cfg(test)]
 mod tests;
+pub mod uplink;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+pub use distinct::Distinct;
 pub use error::{CollectError, Note};
 pub use interfaces::{Interface, InterfaceAddress, InterfaceSelection};
+pub use multicast::Drained;
 pub use sockets::{Socket, SocketState, SocketTable};
 
 use crate::model::{Connection, Counters, ListeningPort, Measured, Missing, Reason};

@@ -15,7 +15,7 @@ pub struct SocketTable {
     pub udp: Measured<Vec<Socket>>,
 }
 
-/// One socket. Addresses `::ffff:a.b.c.d` are folded to IPv4.
+/// One socket. Addresses `::ffff:a.b.c.d` are folded to IPv4. Sorts as connections are listed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Socket {
     /// What it is there for.
@@ -24,10 +24,10 @@ pub struct Socket {
     pub remote: IpAddr,
     /// The other end's port; 0 unless established.
     pub remote_port: u16,
-    /// The local address; unspecified for a wildcard bind.
-    pub local: IpAddr,
     /// The local port.
     pub local_port: u16,
+    /// The local address; unspecified for a wildcard bind.
+    pub local: IpAddr,
     /// Index of the interface it is bound to (`SO_BINDTODEVICE`, or the scope of a link-local address); 0 for none,
     /// and always 0 where `/proc` was read, which does not show it.
     pub bound_to: u32,

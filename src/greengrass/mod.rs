@@ -6,6 +6,7 @@
 pub mod link;
 mod nucleus;
 pub mod sdk;
+pub mod shadow_document;
 pub mod standalone;
 pub mod topic;
 

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use serde::Serialize;
 
 use super::cause::{Cause, CauseKey, Posture};
-use super::rails::{Identity, Rails};
+use super::rails::{Identity, Protected, Rails};
 use crate::model::{MacAddress, ThingName, UnixTime};
 
 /// Whether decisions reach the kernel (configuration key `quarantine.enforcement`).
@@ -36,7 +36,7 @@ pub enum Refusal {
 impl std::fmt::Display for Refusal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Core => f.write_str("not supported: quarantine of the core itself"),
+            Self::Core => f.write_str("not supported"),
             Self::Rail(words) => write!(f, "refused: {words}"),
             Self::IdentityConflict => f.write_str(
                 "refused: sources disagree about which device this thing is; configure its MAC address under devices",
@@ -73,14 +73,33 @@ pub enum Verdict {
 /// What is decided about every thing that has causes.
 pub type Decision = BTreeMap<ThingName, Verdict>;
 
+/// The MAC addresses under which things are cut off already, by thing (see [`super::Quarantine::bound`]).
+pub type Bound = BTreeMap<ThingName, BTreeSet<MacAddress>>;
+
+/// Most MAC addresses of one thing: one that registers a new one every second cannot fill the kernel's set.
+const MOST_MACS: usize = 32;
+
 /// Decide about every thing in `causes` (things without a cause are not in the result).
+///
+/// A thing in `bound` was cut off before and stays so under those MAC addresses: nothing it does on the LAN (claim a
+/// protected address, contradict its lease, fall silent until its lease is over) may let it out. Only its causes'
+/// end does, a rail for the MAC address itself, or a configuration that gives the address to another thing.
 #[must_use]
 pub fn decide(
     causes: &BTreeMap<ThingName, BTreeMap<CauseKey, Cause>>,
     identities: &BTreeMap<ThingName, Identity>,
     rails: &Rails,
+    bound: &Bound,
 ) -> Decision {
-    let unknown = Identity::default();
+    let site = Site {
+        rails,
+        configured: identities
+            .iter()
+            .filter(|(_, identity)| identity.configured)
+            .flat_map(|(thing, identity)| identity.macs.iter().map(move |mac| (*mac, thing)))
+            .collect(),
+    };
+    let (unknown, unbound) = (Identity::default(), BTreeSet::new());
     causes
         .iter()
         .filter_map(|(thing, causes)| {
@@ -90,47 +109,251 @@ pub fn decide(
                 .map(|cause| cause.until)
                 .try_fold(UnixTime(0), |latest, until| until.map(|until| latest.max(until)));
             let identity = identities.get(thing).unwrap_or(&unknown);
-            Some((thing.clone(), judge(thing, identity, rails, posture, until)))
+            let verdict = match site.judge(thing, identity, bound.get(thing).unwrap_or(&unbound)) {
+                Ok((macs, addresses)) => Verdict::Cut(Subject {
+                    macs,
+                    addresses,
+                    posture,
+                    until,
+                }),
+                Err(refusal) => Verdict::Refused(refusal),
+            };
+            Some((thing.clone(), verdict))
         })
         .collect()
 }
 
-fn judge(thing: &ThingName, identity: &Identity, rails: &Rails, posture: Posture, until: Option<UnixTime>) -> Verdict {
-    if rails.core.as_ref() == Some(thing) {
-        return Verdict::Refused(Refusal::Core);
+struct Site<'a> {
+    rails: &'a Rails,
+    /// Whom the configuration gives each MAC address.
+    configured: BTreeMap<MacAddress, &'a ThingName>,
+}
+
+impl Site<'_> {
+    fn judge(
+        &self,
+        thing: &ThingName,
+        identity: &Identity,
+        bound: &BTreeSet<MacAddress>,
+    ) -> Result<(BTreeSet<MacAddress>, BTreeSet<IpAddr>), Refusal> {
+        if self.rails.core.as_ref() == Some(thing) {
+            return Err(Refusal::Core);
+        }
+        if self.rails.protected.contains(&Protected::Thing(thing.clone())) {
+            return Err(Refusal::Rail(format!("{thing} is listed in quarantine.protected")));
+        }
+        let elsewhere = |mac: &MacAddress| self.configured.get(mac).is_some_and(|owner| *owner != thing);
+        let free = |mac: &&MacAddress| !elsewhere(mac) && self.rails.forbid_mac(**mac).is_none();
+        if bound.iter().any(|mac| free(&mac)) {
+            // what contradicts itself proves nothing new; the addresses it is held under were proven before
+            let (macs, addresses) = if identity.in_conflict {
+                (BTreeSet::new(), BTreeSet::new())
+            } else {
+                (identity.macs.clone(), identity.addresses.clone())
+            };
+            let macs = macs.iter().chain(bound.difference(&macs)).filter(free);
+            let free_address = |address: &IpAddr| self.rails.forbid_address(*address).is_none();
+            return Ok((
+                macs.take(MOST_MACS).copied().collect(),
+                addresses
+                    .into_iter()
+                    .map(|a| a.to_canonical())
+                    .filter(free_address)
+                    .collect(),
+            ));
+        }
+        // A rail refuses the whole thing: cutting "the rest" of it would leave a half-cut device nobody asked for.
+        if let Some((mac, why)) = identity
+            .macs
+            .iter()
+            .find_map(|mac| Some((mac, self.rails.forbid_mac(*mac)?)))
+        {
+            return Err(Refusal::Rail(format!("{mac}: {why}")));
+        }
+        if let Some((address, why)) = identity
+            .addresses
+            .iter()
+            .find_map(|ip| Some((ip, self.rails.forbid_address(*ip)?)))
+        {
+            return Err(Refusal::Rail(format!("{address}: {why}")));
+        }
+        if identity.in_conflict || identity.macs.iter().any(elsewhere) {
+            return Err(Refusal::IdentityConflict);
+        }
+        if identity.macs.is_empty() {
+            return Err(Refusal::UnknownDevice);
+        }
+        Ok((
+            identity.macs.iter().take(MOST_MACS).copied().collect(),
+            identity.addresses.iter().map(IpAddr::to_canonical).collect(),
+        ))
     }
-    if rails
-        .protected
-        .iter()
-        .any(|entry| matches!(entry, super::Protected::Thing(name) if name == thing))
-    {
-        return Verdict::Refused(Refusal::Rail(format!("{thing} is listed in quarantine.protected")));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::quarantine::CauseKey;
+
+    fn thing(name: &str) -> ThingName {
+        name.parse().unwrap()
     }
-    // A MAC of a rail refuses the whole thing: cutting "the rest" of it would leave a half-cut device nobody asked for.
-    if let Some((mac, why)) = identity
-        .macs
-        .iter()
-        .find_map(|mac| Some((mac, rails.forbid_mac(*mac)?)))
-    {
-        return Verdict::Refused(Refusal::Rail(format!("{mac}: {why}")));
+
+    fn mac(last: u8) -> MacAddress {
+        MacAddress([2, 0, 0, 0, 0, last])
     }
-    if let Some((address, why)) = identity
-        .addresses
-        .iter()
-        .find_map(|ip| Some((ip, rails.forbid_address(*ip)?)))
-    {
-        return Verdict::Refused(Refusal::Rail(format!("{address}: {why}")));
+
+    fn identity(macs: &[u8], addresses: &[&str]) -> Identity {
+        Identity {
+            macs: macs.iter().map(|last| mac(*last)).collect(),
+            addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
+            ..Identity::default()
+        }
     }
-    if identity.in_conflict {
-        return Verdict::Refused(Refusal::IdentityConflict);
+
+    fn rails() -> Rails {
+        Rails {
+            own_macs: [mac(0xfe)].into(),
+            own_addresses: ["10.0.0.1".parse().unwrap()].into(),
+            gateway_macs: [mac(0xfd)].into(),
+            gateway_addresses: ["192.168.1.1".parse().unwrap()].into(),
+            dns_servers: ["10.0.0.53".parse().unwrap()].into(),
+            protected: vec![
+                Protected::Mac(mac(0xfc)),
+                Protected::Thing(thing("plc")),
+                Protected::Network {
+                    address: "10.0.0.128".parse().unwrap(),
+                    prefix: 25,
+                },
+            ],
+            core: Some(thing("core")),
+        }
     }
-    if identity.macs.is_empty() {
-        return Verdict::Refused(Refusal::UnknownDevice);
+
+    fn verdict(name: &str, identities: &[(&str, Identity)], bound: &[u8]) -> Verdict {
+        let cause = Cause {
+            posture: Posture::Isolate,
+            since: UnixTime(1),
+            until: None,
+            reason: None,
+            violation_id: None,
+            release_when_cleared: false,
+        };
+        let causes = [(thing(name), [(CauseKey::Operator, cause)].into())].into();
+        let identities = identities.iter().map(|(n, i)| (thing(n), i.clone())).collect();
+        let bound = [(thing(name), bound.iter().map(|last| mac(*last)).collect())].into();
+        decide(&causes, &identities, &rails(), &bound)
+            .remove(&thing(name))
+            .unwrap()
     }
-    Verdict::Cut(Subject {
-        macs: identity.macs.clone(),
-        addresses: identity.addresses.clone(),
-        posture,
-        until,
-    })
+
+    fn cut(verdict: Verdict) -> (Vec<MacAddress>, Vec<IpAddr>) {
+        match verdict {
+            Verdict::Cut(subject) => (
+                subject.macs.into_iter().collect(),
+                subject.addresses.into_iter().collect(),
+            ),
+            Verdict::Refused(why) => panic!("{why}"),
+        }
+    }
+
+    #[test]
+    fn every_forbidden_target_is_refused_with_its_reason() {
+        for (name, macs, addresses, words) in [
+            ("core", &[1][..], &[][..], "not supported"),
+            ("plc", &[1], &[], "plc is listed"),
+            ("a", &[0xfe], &[], "the gateway itself"),
+            ("a", &[1, 0xfd], &[], "uplink router"),
+            ("a", &[0xfc], &[], "is listed in quarantine.protected"),
+            ("a", &[1], &["10.0.0.1"], "the gateway itself"),
+            ("a", &[1], &["::ffff:10.0.0.1"], "the gateway itself"),
+            ("a", &[1], &["192.168.1.1"], "uplink router"),
+            ("a", &[1], &["10.0.0.7", "10.0.0.53"], "DNS server"),
+            ("a", &[1], &["10.0.0.200"], "in quarantine.protected"),
+            ("a", &[], &[], "no device is known"),
+        ] {
+            let Verdict::Refused(refusal) = verdict(name, &[(name, identity(macs, addresses))], &[]) else {
+                panic!("{name} {macs:?} {addresses:?} was cut");
+            };
+            assert!(refusal.to_string().contains(words), "{refusal}");
+        }
+        let group = Identity {
+            macs: [MacAddress([0xff; 6])].into(),
+            ..Identity::default()
+        };
+        assert!(matches!(
+            verdict("a", &[("a", group)], &[]),
+            Verdict::Refused(Refusal::Rail(_))
+        ));
+    }
+
+    #[test]
+    fn a_conflict_cuts_nobody_new() {
+        let conflict = Identity {
+            in_conflict: true,
+            ..identity(&[1], &["10.0.0.7"])
+        };
+        assert_eq!(
+            verdict("a", &[("a", conflict)], &[]),
+            Verdict::Refused(Refusal::IdentityConflict)
+        );
+        // it claims the MAC address that the configuration gives to another
+        let owner = Identity {
+            configured: true,
+            ..identity(&[1], &[])
+        };
+        assert_eq!(
+            verdict("a", &[("a", identity(&[1], &[])), ("b", owner)], &[]),
+            Verdict::Refused(Refusal::IdentityConflict)
+        );
+    }
+
+    #[test]
+    fn what_is_held_stays_held_whatever_it_claims() {
+        let claims = identity(&[1], &["10.0.0.7", "10.0.0.53", "10.0.0.200"]);
+        assert_eq!(
+            cut(verdict("a", &[("a", claims)], &[1])),
+            (vec![mac(1)], vec!["10.0.0.7".parse().unwrap()])
+        );
+        let conflict = Identity {
+            in_conflict: true,
+            ..identity(&[1, 9], &["10.0.0.9"])
+        };
+        assert_eq!(cut(verdict("a", &[("a", conflict)], &[1])), (vec![mac(1)], vec![]));
+        assert_eq!(
+            cut(verdict("a", &[], &[1])),
+            (vec![mac(1)], vec![]),
+            "nobody knows it any more"
+        );
+        // a new MAC address is cut too, and the old one stays
+        let moved = identity(&[2, 0xfe], &[]);
+        assert_eq!(cut(verdict("a", &[("a", moved)], &[1])), (vec![mac(1), mac(2)], vec![]));
+        // another thing's lease says otherwise: no proof
+        assert_eq!(
+            cut(verdict("a", &[("b", identity(&[1], &[]))], &[1])),
+            (vec![mac(1)], vec![])
+        );
+        // the configuration says otherwise: it counts
+        let owner = Identity {
+            configured: true,
+            ..identity(&[1], &[])
+        };
+        assert_eq!(
+            verdict("a", &[("b", owner)], &[1]),
+            Verdict::Refused(Refusal::UnknownDevice)
+        );
+        // no rail gives way to what was held
+        assert!(matches!(
+            verdict("a", &[("a", identity(&[0xfe], &[]))], &[0xfe]),
+            Verdict::Refused(_)
+        ));
+    }
+
+    #[test]
+    fn the_number_of_addresses_held_is_bounded_and_the_present_ones_come_first() {
+        let held: Vec<u8> = (100..180).collect();
+        let (macs, _) = cut(verdict("a", &[("a", identity(&[200], &[]))], &held));
+        assert_eq!(macs.len(), MOST_MACS);
+        assert!(macs.contains(&mac(200)));
+    }
 }

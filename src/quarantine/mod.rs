@@ -3,14 +3,26 @@
 //! A thing is quarantined while any [`Cause`] holds. Shadows, edge alarms and the operator raise causes; each ends by
 //! its own rule, so nobody can end somebody else's. `docs/quarantine.md` has the transition table, which is a test.
 
+mod audit;
 mod cause;
+mod clock;
 mod decision;
+mod event;
+mod hear;
 mod rails;
 mod shadow;
 mod state;
+mod status;
+mod store;
+mod stored;
 
+pub use audit::{AuditError, AuditLog};
 pub use cause::{Cause, CauseKey, Posture, ShadowRef};
-pub use decision::{Decision, Enforcement, Refusal, Subject, Verdict, decide};
+pub use decision::{Bound, Decision, Enforcement, Refusal, Subject, Verdict, decide};
+pub use event::{AuditEntry, Effect, Event, Now};
 pub use rails::{EdgeCap, Identity, Protected, Rails};
-pub use shadow::{DesiredQuarantine, ShadowDocumentError, ShadowReading, reported_document};
-pub use state::{AuditEntry, Effect, Event, Now, Quarantine, Stored};
+pub use shadow::{DesiredQuarantine, ShadowDocumentError, ShadowReading};
+pub use state::Quarantine;
+pub use status::{Enforced, Held, Standing, StatusReporter};
+pub use store::{Loaded, Saved, Store, StoreError};
+pub use stored::{SCHEMA, Stored};

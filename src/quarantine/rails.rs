@@ -1,7 +1,7 @@
 //! What no quarantine may ever touch, and how many an alarm may cause.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +18,8 @@ pub struct Identity {
     pub in_conflict: bool,
     /// The identity is good enough for an alarm to act on (configured, or a registration its broker connection backs).
     pub backs_edge_action: bool,
+    /// The configuration names its MAC addresses: no other source can take one of them away.
+    pub configured: bool,
 }
 
 /// An address or thing that must never be cut off.
@@ -61,7 +63,8 @@ impl Protected {
     }
 }
 
-/// The limits of every decision on this host, read when the policy is built.
+/// The limits of every decision on this host, read when the policy is built. Rails that could not be read are no empty
+/// rails: without them no policy may be built.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rails {
     /// The core's own MAC addresses, on every interface.
@@ -100,13 +103,18 @@ impl Rails {
     /// Why `address` may not be cut, if so.
     #[must_use]
     pub fn forbid_address(&self, address: IpAddr) -> Option<&'static str> {
+        let address = address.to_canonical(); // ::ffff:10.0.0.1 is 10.0.0.1
         if self.own_addresses.contains(&address) {
             Some("it is an address of the gateway itself")
         } else if self.gateway_addresses.contains(&address) {
             Some("it is the address of the gateway's own uplink router")
         } else if self.dns_servers.contains(&address) {
             Some("it is a DNS server in use")
-        } else if address.is_unspecified() || address.is_loopback() || address.is_multicast() {
+        } else if address.is_unspecified()
+            || address.is_loopback()
+            || address.is_multicast()
+            || address == IpAddr::V4(Ipv4Addr::BROADCAST)
+        {
             Some("it is no device's address")
         } else if self.protected.iter().any(|entry| entry.covers(address)) {
             Some("it is in quarantine.protected")
@@ -155,6 +163,17 @@ mod tests {
         assert!(network("fd00::", 64).covers("fd00::9".parse().unwrap()));
         assert!(!network("fd00::1", 128).covers("fd00::2".parse().unwrap()));
         assert!(network("::", 0).covers("fd00::2".parse().unwrap()));
+    }
+
+    #[test]
+    fn a_mapped_address_is_the_address_it_maps() {
+        let rails = Rails {
+            own_addresses: ["10.0.0.1".parse().unwrap()].into(),
+            ..Rails::default()
+        };
+        assert!(rails.forbid_address("::ffff:10.0.0.1".parse().unwrap()).is_some());
+        assert!(rails.forbid_address("255.255.255.255".parse().unwrap()).is_some());
+        assert!(rails.forbid_address("10.0.0.2".parse().unwrap()).is_none());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The shadow vocabulary: `desired.quarantine` in, `reported.quarantine` and `reported.quarantineStatus` out.
 
-use serde_json::{Map, Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use super::cause::Posture;
 use crate::model::UnixTime;
@@ -21,9 +22,11 @@ pub enum ShadowReading {
         version: u64,
         /// What is asked for.
         desired: DesiredQuarantine,
-        /// When the key was last written (`metadata.desired.quarantine.timestamp`, seconds), if it is there; else
-        /// when the document was.
-        written: UnixTime,
+        /// When the key was last written (`metadata.desired.quarantine.timestamp`, seconds). `None` when the key or
+        /// its metadata is not there; the document's own time is no substitute, as our own reports move it.
+        written: Option<UnixTime>,
+        /// When the document was last written by anybody (`timestamp`, seconds); 0 when it does not say.
+        document_time: UnixTime,
         /// `state.desired.quarantine` as it stands, for an answer that leaves no delta.
         desired_value: Option<Value>,
         /// `state.reported.quarantine` as it stands.
@@ -33,8 +36,9 @@ pub enum ShadowReading {
     },
 }
 
-/// `desired.quarantine`, understood.
-#[derive(Debug, Clone, PartialEq)]
+/// `desired.quarantine`, understood. Of bounded size whatever the document's was, so it can be remembered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum DesiredQuarantine {
     /// The key is not there.
     Absent,
@@ -43,10 +47,13 @@ pub enum DesiredQuarantine {
     /// `true` or an object.
     Quarantine {
         /// `mode`; `None` leaves it to the configuration.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
         posture: Option<Posture>,
         /// `until`, seconds since the epoch or an RFC 3339 time.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
         until: Option<UnixTime>,
         /// `reason`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
         reason: Option<String>,
     },
     /// Something else; in words for the shadow's `failure`. Whatever was in force before stays.
@@ -92,19 +99,21 @@ impl ShadowReading {
         let section = |name| state.get(name).and_then(Value::as_object);
         let desired_value = section("desired")
             .and_then(|desired| desired.get("quarantine"))
+            .filter(|value| !value.is_null()) // null deletes a key; a stand-in may show it before it is gone
             .cloned();
         let written = document
             .get("metadata")
+            .filter(|_| desired_value.is_some())
             .and_then(|metadata| metadata.get("desired")?.get("quarantine"))
-            .and_then(newest_timestamp)
-            .or_else(|| document.get("timestamp").and_then(Value::as_u64))
-            .unwrap_or(0);
+            .and_then(newest_timestamp);
+        let document_time = document.get("timestamp").and_then(Value::as_u64).unwrap_or(0);
         Ok(Self::Present {
             version,
             desired: desired_value
                 .as_ref()
                 .map_or(DesiredQuarantine::Absent, DesiredQuarantine::read),
-            written: UnixTime::from_seconds(written),
+            written: written.map(UnixTime::from_seconds),
+            document_time: UnixTime::from_seconds(document_time),
             desired_value,
             reported_value: section("reported")
                 .and_then(|reported| reported.get("quarantine"))
@@ -136,6 +145,12 @@ fn newest_timestamp(metadata: &Value) -> Option<u64> {
 }
 
 impl DesiredQuarantine {
+    /// It asks for a quarantine.
+    #[must_use]
+    pub fn is_demand(&self) -> bool {
+        matches!(self, Self::Quarantine { .. })
+    }
+
     fn read(value: &Value) -> Self {
         match value {
             Value::Bool(true) => Self::Quarantine {
@@ -153,6 +168,12 @@ impl DesiredQuarantine {
     }
 
     fn read_object(object: &Map<String, Value>) -> Result<Self, String> {
+        if object.is_empty() {
+            // what is left when somebody deletes `mode` in a released document: no demand, and no release either
+            return Err(
+                "desired.quarantine is an empty object; it must say at least one of mode, until, reason".to_owned(),
+            );
+        }
         let (mut posture, mut off, mut until, mut reason) = (None, false, None, None);
         for (key, value) in object {
             match (key.as_str(), value) {
@@ -197,13 +218,37 @@ fn read_until(value: &Value) -> Result<UnixTime, String> {
         )
     };
     match value {
-        Value::Number(seconds) => seconds.as_u64().map(UnixTime::from_seconds).ok_or_else(wrong),
-        Value::String(text) => {
-            let time: jiff::Timestamp = text.parse().map_err(|_| wrong())?;
-            u64::try_from(time.as_millisecond()).map(UnixTime).map_err(|_| wrong())
-        }
+        // past year 9999 somebody meant milliseconds
+        Value::Number(seconds) => seconds
+            .as_u64()
+            .map(UnixTime::from_seconds)
+            .filter(|until| *until <= LAST_MOMENT)
+            .ok_or_else(wrong),
+        Value::String(text) => read_time(text).ok_or_else(wrong),
         _ => Err(wrong()),
     }
+}
+
+/// The end of year 9999: the last moment RFC 3339 can write.
+const LAST_MOMENT: UnixTime = UnixTime(253_402_300_799_999);
+
+/// An RFC 3339 time. The last day of year 9999, the usual way to write "for ever", is past what jiff's timestamps
+/// hold (they leave room for every offset), so it is read by its parts.
+fn read_time(text: &str) -> Option<UnixTime> {
+    if let Ok(time) = text.parse::<jiff::Timestamp>() {
+        return u64::try_from(time.as_millisecond()).ok().map(UnixTime);
+    }
+    let parts = jiff::fmt::temporal::Pieces::parse(text).ok()?;
+    let dated = parts.to_numeric_offset().is_some() && parts.time().is_some();
+    (dated && parts.date().year() == 9999).then_some(LAST_MOMENT)
+}
+
+/// The time as RFC 3339 text in UTC, to the second; later than that text can say is its last day.
+pub(super) fn rfc3339(time: UnixTime) -> String {
+    let seconds = i64::try_from(time.seconds()).unwrap_or(i64::MAX);
+    let latest = jiff::Timestamp::MAX.as_second();
+    jiff::Timestamp::from_second(seconds.min(latest))
+        .map_or_else(|_| "9999-12-30T22:00:00Z".to_owned(), |t| t.to_string())
 }
 
 fn kind(value: &Value) -> &'static str {
@@ -218,17 +263,11 @@ fn kind(value: &Value) -> &'static str {
 }
 
 /// At most `most` characters, without control characters: such text ends up in logs and on terminals.
-fn shorten(text: &str, most: usize) -> String {
+pub(super) fn shorten(text: &str, most: usize) -> String {
     text.chars()
         .map(|c| if c.is_control() { ' ' } else { c })
         .take(most)
         .collect()
-}
-
-/// The update that makes `reported` say `quarantine` and `status`; `None` deletes the key.
-#[must_use]
-pub fn reported_document(quarantine: Option<&Value>, status: Option<&Value>) -> Value {
-    json!({"state": {"reported": {"quarantine": quarantine, "quarantineStatus": status}}})
 }
 
 #[cfg(test)]
@@ -258,7 +297,7 @@ mod tests {
         else {
             panic!("present");
         };
-        assert_eq!((version, written), (2, UnixTime::from_seconds(1_574_254_539)));
+        assert_eq!((version, written), (2, Some(UnixTime::from_seconds(1_574_254_539))));
         assert_eq!(
             desired,
             DesiredQuarantine::Quarantine {
@@ -280,10 +319,17 @@ mod tests {
             }
         );
         assert_eq!(desired(r#"{"mode":"off"}"#), DesiredQuarantine::Release);
-        let DesiredQuarantine::Quarantine { until, .. } = desired(r#"{"until":"9999-12-30T00:00:00Z"}"#) else {
-            panic!("a far time is a time");
-        };
-        assert!(until.is_some());
+        for far in [
+            "9999-12-30T00:00:00Z",
+            "9999-12-31T23:59:59Z",
+            "9999-12-31T23:59:59.999+00:00",
+        ] {
+            let DesiredQuarantine::Quarantine { until, .. } = desired(&format!(r#"{{"until":"{far}"}}"#)) else {
+                panic!("{far} is a time");
+            };
+            assert!(until.unwrap() > UnixTime::from_seconds(253_000_000_000), "{far}");
+        }
+        assert_eq!(desired("null"), DesiredQuarantine::Absent);
     }
 
     #[test]
@@ -299,6 +345,10 @@ mod tests {
             (r#"{"until":"tomorrow"}"#, "until is \"tomorrow\""),
             (r#"{"until":"0001-01-01T00:00:00Z"}"#, "until is"),
             (r#"{"moed":"isolate"}"#, "unknown key \"moed\""),
+            ("{}", "an empty object"),
+            (r#"{"until":1800000000000}"#, "until is 1800000000000"),
+            (r#"{"until":18446744073709551615}"#, "until is 1844"),
+            (r#"{"until":"9999-12-31"}"#, "until is"),
         ] {
             let DesiredQuarantine::Invalid(why) = desired(text) else {
                 panic!("{text} was accepted")
@@ -315,7 +365,25 @@ mod tests {
         let ShadowReading::Present { written, .. } = ShadowReading::parse(document).unwrap() else {
             panic!("present")
         };
-        assert_eq!(written, UnixTime::from_seconds(20));
+        assert_eq!(written, Some(UnixTime::from_seconds(20)));
+    }
+
+    #[test]
+    fn a_document_without_metadata_has_no_time_of_the_key() {
+        let document = br#"{"state":{"desired":{"quarantine":true}},"version":9,"timestamp":50}"#;
+        let ShadowReading::Present {
+            written, document_time, ..
+        } = ShadowReading::parse(document).unwrap()
+        else {
+            panic!("present")
+        };
+        assert_eq!((written, document_time), (None, UnixTime::from_seconds(50)));
+    }
+
+    #[test]
+    fn times_are_written_as_text_whatever_they_are() {
+        assert_eq!(rfc3339(UnixTime::from_seconds(1_795_370_400)), "2026-11-22T18:00:00Z");
+        assert_eq!(rfc3339(UnixTime(u64::MAX)), "9999-12-30T22:00:00Z");
     }
 
     #[test]

@@ -1,204 +1,70 @@
 //! The state machine: which causes hold, and what every event changes.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use super::cause::{Cause, CauseKey, Posture, ShadowRef};
+use super::clock::Clock;
+use super::decision::{Bound, Decision, Verdict};
+use super::event::{AuditEntry, Effect, Event, Now};
 use super::rails::EdgeCap;
-use super::shadow::{DesiredQuarantine, ShadowReading};
+use super::stored::{SCHEMA, Stored, ThingState};
 use crate::model::{Monotonic, ThingName, UnixTime};
 
-/// The layout of [`Stored`]; a file of a newer one is refused rather than half understood.
-pub(super) const SCHEMA: u32 = 1;
 /// Bound on things with state: a flood of shadow messages cannot grow it without end (local things are far fewer).
 const MOST_THINGS: usize = 20_000;
-/// The window of the edge cap.
-const HOUR: Duration = Duration::from_secs(3600);
-
-/// Both clocks at one instant. Expiry needs both to agree, so a wall clock that jumps ahead releases nobody early.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Now {
-    /// Never goes back.
-    pub monotonic: Monotonic,
-    /// May jump.
-    pub wall: UnixTime,
-}
-
-/// Something that may change who is quarantined.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Event {
-    /// A shadow document was read.
-    Shadow {
-        /// Whose.
-        thing: ThingName,
-        /// Which.
-        shadow: ShadowRef,
-        /// What it says.
-        reading: ShadowReading,
-    },
-    /// A security profile with `onAlarm: quarantine` went into alarm.
-    Alarm {
-        /// About whom.
-        thing: ThingName,
-        /// The profile.
-        profile: String,
-        /// The behavior.
-        behavior: String,
-        /// The violation.
-        violation_id: String,
-        /// Whether clearing releases.
-        release_when_cleared: bool,
-        /// Whether the thing's identity is good enough to act on.
-        trusted: bool,
-        /// How many devices are known, for the cap.
-        known: usize,
-    },
-    /// That alarm cleared.
-    AlarmCleared {
-        /// About whom.
-        thing: ThingName,
-        /// The profile.
-        profile: String,
-        /// The behavior.
-        behavior: String,
-    },
-    /// The operator asks for it.
-    OperatorAdd {
-        /// Whom.
-        thing: ThingName,
-        /// How hard; `None` as configured.
-        posture: Option<Posture>,
-        /// Until when; `None` until released.
-        until: Option<UnixTime>,
-        /// Why, in the operator's words.
-        reason: Option<String>,
-        /// Who (user name or uid of the asking process).
-        who: String,
-    },
-    /// The operator ends every cause.
-    OperatorRelease {
-        /// Of whom.
-        thing: ThingName,
-        /// Who (user name or uid of the asking process).
-        who: String,
-    },
-    /// The kernel holds entries for a thing that no stored cause explains.
-    Recovered {
-        /// For whom.
-        thing: ThingName,
-    },
-    /// Time passed.
-    Tick,
-}
-
-/// What the agent must do, in this order.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Effect {
-    /// Make the kernel follow the causes as they are now.
-    Enforce,
-    /// Write [`Quarantine::stored`] to disk.
-    Persist,
-    /// Tell the shadows of this thing how things stand.
-    ReportShadow(ThingName),
-    /// Append to the audit log.
-    Audit(AuditEntry),
-}
-
-/// One line of the audit log.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct AuditEntry {
-    /// When, by the wall clock (milliseconds since 1970).
-    pub time: UnixTime,
-    /// About whom.
-    pub thing: ThingName,
-    /// Who or what caused it: a cause, or the operator's name.
-    pub who: String,
-    /// What happened, in words.
-    pub what: String,
-    /// The causes in force before.
-    pub before: Vec<String>,
-    /// The causes in force after.
-    pub after: Vec<String>,
-}
-
-/// The last thing a shadow document said, to tell news from echoes and replays.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Heard {
-    version: u64,
-    written: UnixTime,
-    /// `desired.quarantine` as it stood; `None` when the key was not there.
-    #[serde(default)]
-    value: Option<serde_json::Value>,
-    /// What was wrong with it, for `quarantineStatus.failure`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    failure: Option<String>,
-}
-
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct ThingState {
-    #[serde(default, with = "pairs")]
-    causes: BTreeMap<CauseKey, Cause>,
-    #[serde(default, with = "pairs")]
-    heard: BTreeMap<ShadowRef, Heard>,
-}
-
-/// What is written to disk, with everything a restart needs.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Stored {
-    /// [`SCHEMA`].
-    pub schema_version: u32,
-    things: BTreeMap<ThingName, ThingState>,
-    /// When alarms cut things off within the last hour (wall clock).
-    #[serde(default)]
-    edge_cuts: VecDeque<UnixTime>,
-}
+/// The window of the edge cap, milliseconds.
+const HOUR: u64 = 3_600_000;
 
 /// Everything that holds about quarantine.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Quarantine {
-    things: BTreeMap<ThingName, ThingState>,
-    edge_cuts: VecDeque<UnixTime>,
-    /// When each expiring cause may end on the monotonic clock.
-    deadlines: BTreeMap<(ThingName, CauseKey), Monotonic>,
-    default_posture: Posture,
+    pub(super) things: BTreeMap<ThingName, ThingState>,
+    /// When an alarm last cut each thing off, within the last hour. One that flaps counts once, so it cannot use up
+    /// the cap for all others.
+    edge_cuts: BTreeMap<ThingName, UnixTime>,
+    /// What ends by itself, soonest first.
+    ends: BTreeSet<(UnixTime, ThingName, CauseKey)>,
+    pub(super) clock: Clock,
+    pub(super) default_posture: Posture,
     edge_cap: EdgeCap,
+    /// The last sweep for room found none, and nothing ended since.
+    full: bool,
 }
 
 impl Quarantine {
-    /// Begin with what was stored, or with nobody.
+    /// Begin with what was stored, or with nobody. `boot` names this boot (`/proc/sys/kernel/random/boot_id`): within
+    /// one boot the monotonic clock tells how long the restart took, whatever the wall clock says.
     #[must_use]
-    pub fn new(stored: Option<Stored>, default_posture: Posture, edge_cap: EdgeCap, now: Now) -> Self {
-        let (things, edge_cuts) = stored.map_or_else(Default::default, |stored| (stored.things, stored.edge_cuts));
-        let mut quarantine = Self {
-            things,
-            edge_cuts,
-            deadlines: BTreeMap::new(),
-            default_posture,
-            edge_cap,
-        };
-        let expiring: Vec<_> = quarantine
+    pub fn new(stored: Option<Stored>, default_posture: Posture, edge_cap: EdgeCap, boot: &str, now: Now) -> Self {
+        let stored = stored.unwrap_or_else(Stored::nobody);
+        let clock = Clock::start(boot, stored.clock.as_ref(), now);
+        let ends = stored
             .things
             .iter()
             .flat_map(|(thing, state)| {
-                state
-                    .causes
-                    .iter()
-                    .filter_map(move |(key, cause)| Some((thing.clone(), key.clone(), cause.until?)))
+                let ends = |(key, cause): (&CauseKey, &Cause)| Some((cause.until?, thing.clone(), key.clone()));
+                state.causes.iter().filter_map(ends)
             })
             .collect();
-        for (thing, key, until) in expiring {
-            quarantine.set_deadline(&thing, &key, Some(until), now);
+        let present = clock.time();
+        let edge_cuts = stored
+            .edge_cuts
+            .into_iter()
+            .map(|(thing, cut)| (thing, cut.min(present)));
+        Self {
+            things: stored.things,
+            edge_cuts: edge_cuts.collect(),
+            ends,
+            clock,
+            default_posture,
+            edge_cap,
+            full: false,
         }
-        quarantine
     }
 
-    /// The configuration changed. Causes already in force keep the posture they began with.
+    /// The configuration changed. Causes already in force stay, with the posture they began with: those of a shadow no
+    /// longer read too, until the operator ends them.
     pub fn reconfigure(&mut self, default_posture: Posture, edge_cap: EdgeCap) {
         self.default_posture = default_posture;
         self.edge_cap = edge_cap;
@@ -209,6 +75,7 @@ impl Quarantine {
     pub fn stored(&self) -> Stored {
         Stored {
             schema_version: SCHEMA,
+            clock: Some(self.clock.saved()),
             things: self.things.clone(),
             edge_cuts: self.edge_cuts.clone(),
         }
@@ -223,20 +90,70 @@ impl Quarantine {
         self.things.iter().filter_map(held).collect()
     }
 
+    /// The MAC addresses under which things are cut off already, for [`super::decide`].
+    #[must_use]
+    pub fn bound(&self) -> Bound {
+        let bound = |(thing, state): (&ThingName, &ThingState)| {
+            (!state.bound.is_empty()).then(|| (thing.clone(), state.bound.clone()))
+        };
+        self.things.iter().filter_map(bound).collect()
+    }
+
+    /// Remember the MAC addresses a decision cuts (to be called with every decision that is enforced). True when that
+    /// is news and [`Quarantine::stored`] should be written.
+    pub fn bind(&mut self, decision: &Decision) -> bool {
+        let mut news = false;
+        for (thing, verdict) in decision {
+            let (Verdict::Cut(subject), Some(state)) = (verdict, self.things.get_mut(thing)) else {
+                continue;
+            };
+            if !state.causes.is_empty() && state.bound != subject.macs {
+                state.bound.clone_from(&subject.macs);
+                news = true;
+            }
+        }
+        news
+    }
+
+    /// Forget what shadows of things said that are not behind this gateway (any more) and that nothing quarantines.
+    /// True when that is news and [`Quarantine::stored`] should be written.
+    pub fn retain(&mut self, local: impl Fn(&ThingName) -> bool) -> bool {
+        let before = self.things.len();
+        self.things
+            .retain(|thing, state| !state.causes.is_empty() || local(thing));
+        self.full &= self.things.len() == before;
+        self.things.len() != before
+    }
+
     /// What was wrong with the `desired.quarantine` last heard from this shadow, if anything was.
     #[must_use]
     pub fn shadow_failure(&self, thing: &ThingName, shadow: &ShadowRef) -> Option<&str> {
         self.things.get(thing)?.heard.get(shadow)?.failure.as_deref()
     }
 
-    /// The earliest instant at which [`Event::Tick`] may change something.
+    /// Whether this shadow ever spoke of quarantine: only such documents are answered.
+    #[must_use]
+    pub fn has_spoken(&self, thing: &ThingName, shadow: &ShadowRef) -> bool {
+        self.things
+            .get(thing)
+            .is_some_and(|state| state.heard.contains_key(shadow))
+    }
+
+    /// When to send the next [`Event::Tick`] at the latest, if anything ends by itself.
     #[must_use]
     pub fn next_expiry(&self) -> Option<Monotonic> {
-        self.deadlines.values().min().copied()
+        self.ends.first().map(|(until, ..)| self.clock.look_at(*until))
+    }
+
+    /// How long until `until` by the more cautious of both clocks: for the kernel's own timeouts.
+    #[must_use]
+    pub fn left(&self, until: UnixTime) -> Duration {
+        self.clock.left(until)
     }
 
     /// Let one event change the state; the effects are to be carried out in order.
     pub fn step(&mut self, event: Event, now: Now) -> Vec<Effect> {
+        self.clock.look(now);
         match event {
             Event::Shadow { thing, shadow, reading } => self.hear(thing, shadow, reading, now),
             Event::Alarm {
@@ -249,23 +166,19 @@ impl Quarantine {
                 known,
             } => {
                 let key = CauseKey::Edge { profile, behavior };
-                if let Some(why) = self.edge_refusal(&thing, &key, trusted, known, now) {
-                    return vec![self.note(&thing, key.to_string(), why, now)];
+                if let Some(why) = self.edge_refusal(&thing, &key, &violation_id, trusted, known) {
+                    return why.map_or_else(Vec::new, |why| vec![self.note(&thing, key.to_string(), why, now)]);
                 }
                 let cause = Cause {
                     posture: self.default_posture,
-                    since: now.wall,
+                    since: self.clock.latest(),
                     until: None,
                     reason: None,
                     violation_id: Some(violation_id),
                     release_when_cleared,
                 };
-                if !self
-                    .things
-                    .get(&thing)
-                    .is_some_and(|state| state.causes.contains_key(&key))
-                {
-                    self.edge_cuts.push_back(now.wall);
+                if !self.is_cut_by_alarm(&thing) {
+                    self.edge_cuts.insert(thing.clone(), self.clock.time());
                 }
                 let who = key.to_string();
                 self.begin(&thing, key, cause, who, now)
@@ -274,17 +187,19 @@ impl Quarantine {
                 thing,
                 profile,
                 behavior,
+                silenced,
             } => {
                 let key = CauseKey::Edge { profile, behavior };
-                let ends = self
-                    .things
-                    .get(&thing)
-                    .and_then(|state| state.causes.get(&key))
-                    .is_some_and(|cause| cause.release_when_cleared);
-                if ends {
-                    self.end(&thing, |k, _| *k == key, key.to_string(), "alarm cleared", now)
-                } else {
-                    Vec::new()
+                let cause = self.things.get(&thing).and_then(|state| state.causes.get(&key));
+                let who = key.to_string();
+                match cause {
+                    Some(cause) if !cause.release_when_cleared => Vec::new(),
+                    Some(_) if silenced => {
+                        let why = "alarm cleared, but only because the thing is cut off: not released";
+                        vec![self.note(&thing, who, why, now)]
+                    }
+                    Some(_) => self.end(&thing, |k, _| *k == key, who, "alarm cleared", now),
+                    None => Vec::new(),
                 }
             }
             Event::OperatorAdd {
@@ -294,13 +209,13 @@ impl Quarantine {
                 reason,
                 who,
             } => {
-                if until.is_some_and(|until| until <= now.wall) {
-                    return vec![self.note(&thing, who, "operator: the end given is in the past", now)];
+                if until.is_some_and(|until| self.clock.is_past(until)) {
+                    return vec![self.note(&thing, who, "not quarantined: the end given is in the past", now)];
                 }
                 let posture = posture.unwrap_or(self.default_posture);
                 let cause = Cause {
                     posture,
-                    since: now.wall,
+                    since: self.clock.latest(),
                     until,
                     reason,
                     violation_id: None,
@@ -309,178 +224,118 @@ impl Quarantine {
                 self.begin(&thing, CauseKey::Operator, cause, who, now)
             }
             Event::OperatorRelease { thing, who } => {
-                self.end(&thing, |_, _| true, who, "released by the operator", now)
+                let effects = self.end(&thing, |_, _| true, who.clone(), "released by the operator", now);
+                if effects.is_empty() {
+                    return vec![self.note(&thing, who, "released by the operator: nothing was in force", now)];
+                }
+                effects
             }
-            Event::Recovered { thing } => {
+            Event::Recovered { thing, posture, macs } => {
+                if self.things.get(&thing).is_some_and(|state| !state.causes.is_empty()) {
+                    return Vec::new(); // its causes explain the kernel's entries
+                }
                 let cause = Cause {
-                    posture: self.default_posture,
-                    since: now.wall,
+                    posture,
+                    since: self.clock.latest(),
                     until: None,
                     reason: Some("found in the kernel without a stored cause".to_owned()),
                     violation_id: None,
                     release_when_cleared: false,
                 };
+                self.things.entry(thing.clone()).or_default().bound = macs;
                 self.begin(&thing, CauseKey::Recovered, cause, CauseKey::Recovered.to_string(), now)
             }
             Event::Tick => self.expire(now),
         }
     }
 
-    fn hear(&mut self, thing: ThingName, shadow: ShadowRef, reading: ShadowReading, now: Now) -> Vec<Effect> {
-        let ShadowReading::Present {
-            version,
-            desired,
-            written,
-            desired_value,
-            ..
-        } = reading
-        else {
-            return Vec::new();
-        };
-        let heard = self.things.get(&thing).and_then(|state| state.heard.get(&shadow));
-        if heard.is_none() && desired_value.is_none() {
-            return Vec::new(); // a shadow that never spoke of quarantine: nothing to remember
-        }
-        if heard.is_none() && !self.things.contains_key(&thing) && self.things.len() >= MOST_THINGS {
-            return Vec::new();
-        }
-        let news = match heard {
-            None => true,
-            // a newer version is news when it says something else, or says the same once more, later; our own
-            // `reported` update gives a newer version too, and is neither
-            Some(last) if version > last.version => last.value != desired_value || written > last.written,
-            // an older version is a replay, unless the document was deleted and written anew since
-            Some(last) => version < last.version && written > last.written,
-        };
-        let newer = heard.is_none_or(|last| version > last.version) || news;
-        let failure = match &desired {
-            DesiredQuarantine::Invalid(why) => Some(why.clone()),
-            DesiredQuarantine::Quarantine { until: Some(until), .. } if *until <= now.wall => {
-                Some("desired.quarantine.until is in the past".to_owned())
-            }
-            _ => None,
-        };
-        if newer {
-            let written = if desired_value.is_none() {
-                written.max(heard.map_or(UnixTime(0), |h| h.written))
-            } else {
-                written
-            };
-            let entry = Heard {
-                version,
-                written,
-                value: desired_value,
-                failure: failure.clone(),
-            };
-            self.things
-                .entry(thing.clone())
-                .or_default()
-                .heard
-                .insert(shadow.clone(), entry);
-        }
-        if !news {
-            return Vec::new();
-        }
-        let key = CauseKey::Shadow(shadow.clone());
-        let who = key.to_string();
-        let mut effects = match (desired, failure) {
-            (DesiredQuarantine::Invalid(_), failure) => {
-                vec![
-                    self.note(&thing, who, failure.unwrap_or_default(), now),
-                    Effect::Persist,
-                ]
-            }
-            // an end in the past is an end: whatever this shadow asked before is over
-            (DesiredQuarantine::Quarantine { .. }, Some(failure)) => {
-                let mut effects = self.end(&thing, |k, _| *k == key, who.clone(), &failure, now);
-                if effects.is_empty() {
-                    effects = vec![self.note(&thing, who, failure, now), Effect::Persist];
-                }
-                effects
-            }
-            (DesiredQuarantine::Quarantine { posture, until, reason }, None) => {
-                let posture = posture.unwrap_or(self.default_posture);
-                let cause = Cause {
-                    posture,
-                    since: written,
-                    until,
-                    reason,
-                    violation_id: None,
-                    release_when_cleared: false,
-                };
-                self.begin(&thing, key, cause, who, now)
-            }
-            (DesiredQuarantine::Release | DesiredQuarantine::Absent, _) => {
-                // The named shadow is closed to devices, so its `false` may also end what alarms began before it.
-                let closed = matches!(shadow, ShadowRef::Named(_));
-                let ends = |k: &CauseKey, cause: &Cause| {
-                    *k == key || (closed && matches!(k, CauseKey::Edge { .. }) && cause.since <= written)
-                };
-                let effects = self.end(&thing, ends, who, "released by the shadow", now);
-                if effects.is_empty() {
-                    vec![Effect::Persist]
-                } else {
-                    effects
-                }
-            }
-        };
-        if !effects.contains(&Effect::ReportShadow(thing.clone())) {
-            effects.push(Effect::ReportShadow(thing));
-        }
-        effects
+    fn is_cut_by_alarm(&self, thing: &ThingName) -> bool {
+        self.things.get(thing).is_some_and(by_alarm)
     }
 
+    /// Why an alarm is not acted on; `Some(None)` when it is the alarm whose cause holds already.
     fn edge_refusal(
         &mut self,
         thing: &ThingName,
         key: &CauseKey,
+        violation_id: &str,
         trusted: bool,
         known: usize,
-        now: Now,
-    ) -> Option<String> {
-        let is_edge = |state: &ThingState| state.causes.keys().any(|key| matches!(key, CauseKey::Edge { .. }));
-        if self
-            .things
-            .get(thing)
-            .is_some_and(|state| state.causes.contains_key(key))
-        {
-            return None; // already counted
+    ) -> Option<Option<String>> {
+        let held = self.things.get(thing).and_then(|state| state.causes.get(key));
+        if let Some(cause) = held {
+            let same = cause.violation_id.as_deref() == Some(violation_id);
+            return same.then_some(None);
         }
         if !trusted {
-            return Some("alarm not acted on: the thing's identity is not certain enough".to_owned());
+            return Some(Some(
+                "alarm not acted on: the thing's identity is not certain enough".to_owned(),
+            ));
         }
-        let window = u64::try_from(HOUR.as_millis()).unwrap_or(u64::MAX);
-        // entries from the future are from before the clock was set back: they count
-        self.edge_cuts.retain(|cut| now.wall.0.saturating_sub(cut.0) < window);
+        if !self.has_room_for(thing) {
+            return Some(Some(format!(
+                "alarm not acted on: {MOST_THINGS} things have state already"
+            )));
+        }
+        if self.is_cut_by_alarm(thing) {
+            return None; // one thing counts once, whatever it violates
+        }
+        let present = self.clock.time();
+        self.edge_cuts.retain(|_, cut| present.0.saturating_sub(cut.0) < HOUR);
         let cap = self.edge_cap.of(known);
-        let held = self.things.values().filter(|state| is_edge(state)).count();
-        let already_held = self.things.get(thing).is_some_and(is_edge);
-        if !already_held && held >= cap {
-            return Some(format!(
+        let held = self.things.values().filter(|state| by_alarm(state)).count();
+        if held >= cap {
+            return Some(Some(format!(
                 "alarm not acted on: {held} things are quarantined by alarms, the most is {cap}"
-            ));
+            )));
         }
-        if self.edge_cuts.len() >= cap {
-            return Some(format!(
+        if !self.edge_cuts.contains_key(thing) && self.edge_cuts.len() >= cap {
+            return Some(Some(format!(
                 "alarm not acted on: alarms cut off {cap} things within the last hour, the most"
-            ));
+            )));
         }
         None
     }
 
+    /// Whether `thing` has state or may get some. Makes room by forgetting what demands nothing and holds nothing.
+    pub(super) fn has_room_for(&mut self, thing: &ThingName) -> bool {
+        if self.things.contains_key(thing) || self.things.len() < MOST_THINGS {
+            return true;
+        }
+        if self.full {
+            return false;
+        }
+        self.things
+            .retain(|_, state| !state.causes.is_empty() || state.heard.values().any(|heard| heard.asked.is_demand()));
+        self.full = self.things.len() >= MOST_THINGS;
+        !self.full
+    }
+
     /// Put a cause in force: the kernel first, then the disk, then the rest.
-    fn begin(&mut self, thing: &ThingName, key: CauseKey, cause: Cause, who: String, now: Now) -> Vec<Effect> {
+    pub(super) fn begin(
+        &mut self,
+        thing: &ThingName,
+        key: CauseKey,
+        cause: Cause,
+        who: String,
+        now: Now,
+    ) -> Vec<Effect> {
         let before = self.labels(thing);
-        self.set_deadline(thing, &key, cause.until, now);
         let what = format!("quarantined ({})", cause.posture);
         let old = self
             .things
             .entry(thing.clone())
             .or_default()
             .causes
-            .insert(key, cause.clone());
+            .insert(key.clone(), cause.clone());
         if old.as_ref() == Some(&cause) {
             return Vec::new();
+        }
+        if let Some(until) = old.and_then(|old| old.until) {
+            self.ends.remove(&(until, thing.clone(), key.clone()));
+        }
+        if let Some(until) = cause.until {
+            self.ends.insert((until, thing.clone(), key));
         }
         let after = self.labels(thing);
         let entry = AuditEntry {
@@ -500,7 +355,7 @@ impl Quarantine {
     }
 
     /// End the causes `which` picks: the disk first, so that a crash in between leaves the thing cut off.
-    fn end(
+    pub(super) fn end(
         &mut self,
         thing: &ThingName,
         which: impl Fn(&CauseKey, &Cause) -> bool,
@@ -522,8 +377,14 @@ impl Quarantine {
             return Vec::new();
         }
         for key in ended {
-            state.causes.remove(&key);
-            self.deadlines.remove(&(thing.clone(), key));
+            let until = state.causes.remove(&key).and_then(|cause| cause.until);
+            if let Some(until) = until {
+                self.ends.remove(&(until, thing.clone(), key));
+            }
+        }
+        if state.causes.is_empty() {
+            state.bound.clear();
+            self.full = false;
         }
         let after = self.labels(thing);
         let what = what.to_owned();
@@ -544,50 +405,24 @@ impl Quarantine {
     }
 
     fn expire(&mut self, now: Now) -> Vec<Effect> {
-        let due: Vec<(ThingName, CauseKey)> = self
-            .deadlines
-            .iter()
-            .filter(|(_, deadline)| **deadline <= now.monotonic)
-            .map(|(key, _)| key.clone())
-            .collect();
         let mut effects = Vec::new();
-        for (thing, key) in due {
-            let until = self
-                .things
-                .get(&thing)
-                .and_then(|state| state.causes.get(&key))
-                .and_then(|cause| cause.until);
-            match until {
-                Some(until) if until > now.wall => {
-                    // the wall clock was set back meanwhile; it has to get there too
-                    self.set_deadline(&thing, &key, Some(until), now);
-                }
-                _ => effects.extend(self.end(&thing, |k, _| *k == key, key.to_string(), "its time is over", now)),
+        while let Some((until, thing, key)) = self.ends.first().cloned() {
+            if !self.clock.is_past(until) {
+                break;
             }
+            effects.extend(self.end(&thing, |k, _| *k == key, key.to_string(), "its time is over", now));
+            self.ends.remove(&(until, thing, key));
         }
         effects
     }
 
-    fn set_deadline(&mut self, thing: &ThingName, key: &CauseKey, until: Option<UnixTime>, now: Now) {
-        let place = (thing.clone(), key.clone());
-        match until {
-            Some(until) => {
-                let wait = Duration::from_millis(until.0.saturating_sub(now.wall.0));
-                self.deadlines.insert(place, now.monotonic.after(wait));
-            }
-            None => {
-                self.deadlines.remove(&place);
-            }
-        }
-    }
-
-    fn labels(&self, thing: &ThingName) -> Vec<String> {
+    pub(super) fn labels(&self, thing: &ThingName) -> Vec<String> {
         self.things
             .get(thing)
             .map_or_else(Vec::new, |state| state.causes.keys().map(ToString::to_string).collect())
     }
 
-    fn note(&self, thing: &ThingName, who: String, what: impl Into<String>, now: Now) -> Effect {
+    pub(super) fn note(&self, thing: &ThingName, who: String, what: impl Into<String>, now: Now) -> Effect {
         let causes = self.labels(thing);
         let (before, after) = (causes.clone(), causes);
         Effect::Audit(AuditEntry {
@@ -601,23 +436,6 @@ impl Quarantine {
     }
 }
 
-/// JSON objects have text keys only; these maps are stored as lists of pairs.
-mod pairs {
-    use std::collections::BTreeMap;
-
-    use serde::de::DeserializeOwned;
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    pub(super) fn serialize<K: Serialize, V: Serialize, S: Serializer>(
-        map: &BTreeMap<K, V>,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(map)
-    }
-
-    pub(super) fn deserialize<'de, K: DeserializeOwned + Ord, V: DeserializeOwned, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<BTreeMap<K, V>, D::Error> {
-        Ok(Vec::<(K, V)>::deserialize(deserializer)?.into_iter().collect())
-    }
+fn by_alarm(state: &ThingState) -> bool {
+    state.causes.keys().any(|key| matches!(key, CauseKey::Edge { .. }))
 }

@@ -1,22 +1,21 @@
 //! The document as bytes: its spelling, its format, and the cut to a byte limit.
 
+mod spell;
+
 use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
+use self::spell::{CountedBytes, Object, cbor_head, custom_value, remote_addr};
 use super::Report;
 use super::keys::{Keys, LONG, SHORT};
 use crate::model::{Connection, CustomValue, ListeningPort};
 
 /// `Major.Minor` of the document format; every known agent sends this one.
 const VERSION: &str = "1.0";
-
-/// 2^53: up to here every integer is a double of its own.
-const EXACT_INTEGERS: f64 = 9_007_199_254_740_992.0;
 
 /// How a report (and the service's reply to it) is written; also the level of the MQTT topic that says so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -382,84 +381,6 @@ impl<'a> Writer<'a> {
             needed,
             limit,
         }
-    }
-}
-
-/// `ip:port`, or `[ip]:port` for IPv6, where `ip:port` could be read two ways. A zone (`%eth0`) is left out: no AWS page
-/// knows one, the CIDR behaviors the address is judged by have none, and `local_interface` already says it.
-fn remote_addr(remote: SocketAddr) -> String {
-    match remote.ip() {
-        IpAddr::V4(ip) => format!("{ip}:{}", remote.port()),
-        IpAddr::V6(ip) => format!("[{ip}]:{}", remote.port()),
-    }
-}
-
-/// A custom metric's value: always an array of one object, whose key is never shortened (a bare object is rejected as a
-/// malformed report: developer guide, "Device Defender troubleshooting").
-fn custom_value(value: &CustomValue) -> Value {
-    let (key, value) = match value {
-        CustomValue::Number(value) => ("number", number(*value)),
-        CustomValue::NumberList(list) => ("number_list", list.iter().map(|value| number(*value)).collect()),
-        CustomValue::StringList(list) => ("string_list", list.iter().map(String::as_str).collect()),
-        CustomValue::IpList(list) => ("ip_list", list.iter().map(|ip| ip.to_canonical().to_string()).collect()),
-    };
-    Value::Array(vec![Object::default().with(key, value).into()])
-}
-
-/// A whole number without a fraction is written without one: `3`, not `3.0`.
-fn number(value: f64) -> Value {
-    if value.fract() == 0.0 && value.abs() <= EXACT_INTEGERS {
-        #[allow(clippy::cast_possible_truncation, reason = "whole and within 2^53, as just checked")]
-        let whole = value as i64;
-        return whole.into();
-    }
-    value.into()
-}
-
-/// Bytes of a CBOR array's or map's head (RFC 8949, section 3).
-fn cbor_head(entries: usize) -> usize {
-    match entries {
-        0..=0x17 => 1,
-        0x18..=0xff => 2,
-        0x100..=0xffff => 3,
-        0x1_0000..=0xffff_ffff => 5,
-        _ => 9,
-    }
-}
-
-/// A JSON object under construction; keys stay in the order in which they were put.
-#[derive(Debug, Default)]
-struct Object(Map<String, Value>);
-
-impl Object {
-    fn put(&mut self, key: &str, value: impl Into<Value>) {
-        self.0.insert(key.to_owned(), value.into());
-    }
-
-    fn with(mut self, key: &str, value: impl Into<Value>) -> Self {
-        self.put(key, value);
-        self
-    }
-}
-
-impl From<Object> for Value {
-    fn from(object: Object) -> Self {
-        Self::Object(object.0)
-    }
-}
-
-/// Where a value is written to when only its size is asked for.
-#[derive(Debug)]
-struct CountedBytes(usize);
-
-impl io::Write for CountedBytes {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0 += bytes.len();
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
 

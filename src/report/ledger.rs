@@ -287,7 +287,7 @@ mod tests {
     #[test]
     fn memory_of_gone_sources_is_bounded() {
         let mut ledger = Ledger::new();
-        for n in 0..5_000 {
+        for n in 0..1_200 {
             ledger.observe(&BTreeMap::from([(format!("veth{n}#{n}"), counters(1, 1, 1, 1))]));
         }
         assert!(ledger.gone.len() <= REMEMBERED_GONE);

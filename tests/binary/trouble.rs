@@ -171,12 +171,12 @@ fn refused_and_late_operations_cost_only_what_they_are_for() {
             agent.wait_log(&[operation]);
             if operation == "SubscribeToIoTCore" {
                 agent.wait_status("replies are not heard", |status| {
-                    status["replySubscriptions"]["error"].is_string().then_some(())
+                    status["subscriptions"]["error"].is_string().then_some(())
                 });
                 nucleus.behave();
                 agent.wait_status("replies are heard", |status| {
                     let heard =
-                        status["replySubscriptions"]["error"].is_null() && status["replySubscriptions"]["held"] == 2;
+                        status["subscriptions"]["error"].is_null() && status["subscriptions"]["held"] == 2;
                     (heard && core(status)["lastReport"]["fate"] == "accepted").then_some(())
                 });
             }

@@ -1,5 +1,16 @@
-//! What the integration tests share.
-#![allow(unreachable_pub, reason = "every test binary includes this as a module of its own")]
+//! What several integration tests share; each test binary uses its own part of it.
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part of this")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a test may stop at the first surprise"
+)]
 
 pub mod binary;
+pub mod netns;
 pub mod nucleus;
+pub mod site;

@@ -1,10 +1,18 @@
+#![allow(unsafe_code, reason = "one text that is no UTF-8, as the SDK may hand it over")]
+
 use std::io::Read;
 use std::os::unix::net::UnixListener;
 use std::sync::{Arc, Mutex};
 
+use gg_sdk::Object;
 use serde_json::json;
 
+mod conversation;
+
+use super::raw::*;
+use super::read::*;
 use super::*;
+use crate::greengrass::Incoming;
 
 fn environment(pairs: &[(&str, &str)]) -> Result<Environment, NucleusError> {
     let find = |name: &str| {
@@ -201,7 +209,21 @@ fn errors_keep_the_nucleus_words() {
     assert!(matches!(own(gg_sdk::Error::Failure), NucleusError::Failed { .. }));
 }
 
+/// Without it a string above 65,535 bytes, which any device can send, is a failed assertion: the process aborts. With it
+/// the conversation below also sends such a message.
 #[test]
+fn the_c_code_is_built_without_assertions() {
+    assert!(option_env!("CFLAGS").is_some_and(|flags| flags.contains("-DNDEBUG")));
+}
+
+/// A process has one connection, so what needs none, a refused one and an open one is tried in this order.
+#[test]
+fn the_connection_before_while_and_after_it_is_refused_and_open() {
+    without_a_connection_every_request_says_so();
+    the_ipc_limits_are_the_raised_ones();
+    conversation::a_nucleus_is_talked_to();
+}
+
 fn without_a_connection_every_request_says_so() {
     let answer = raw_call(
         "UpdateState",
@@ -237,7 +259,6 @@ fn bytes_sent_to_connect(token: &str) -> usize {
 
 /// The limits in `CFLAGS` are those the C code really has: a packet just below is sent, one just above is not. A control
 /// character takes six bytes in JSON, so a token of the SDK's longest string can exceed the limit.
-#[test]
 fn the_ipc_limits_are_the_raised_ones() {
     assert_eq!(
         ipc_limits(),

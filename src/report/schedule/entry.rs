@@ -169,11 +169,11 @@ impl Entry {
         (last.elapsed(now) < interval).then(|| last.after(interval))
     }
 
-    /// When the next report may be made.
-    pub(super) fn earliest(&self, floor: Duration) -> Option<Monotonic> {
+    /// When the next report may be made. `due` is one interval after the last report or later, wherever it is set, and
+    /// an interval is never below the floor: that keeps reports apart.
+    pub(super) fn earliest(&self) -> Option<Monotonic> {
         let due = self.due?;
-        let floor = self.last.map(|last| last.after(floor));
-        Some(due.max(floor.unwrap_or(due)).max(self.throttled_until.unwrap_or(due)))
+        Some(due.max(self.throttled_until.unwrap_or(due)))
     }
 
     pub(super) fn leave(&mut self) {

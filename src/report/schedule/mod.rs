@@ -179,11 +179,10 @@ impl Schedule {
         if self.in_flight.is_some() || self.paced_until.is_some_and(|until| now < until) {
             return None;
         }
-        let floor = self.settings.floor;
         let (thing, entry) = self
             .entries
             .iter_mut()
-            .filter_map(|(thing, entry)| Some((entry.earliest(floor)?, thing, entry)))
+            .filter_map(|(thing, entry)| Some((entry.earliest()?, thing, entry)))
             .filter(|(earliest, ..)| *earliest <= now)
             .min_by_key(|(earliest, ..)| *earliest)
             .map(|(_, thing, entry)| (thing, entry))?;
@@ -267,11 +266,7 @@ impl Schedule {
         if self.in_flight.is_some() {
             return None;
         }
-        let earliest = self
-            .entries
-            .values()
-            .filter_map(|entry| entry.earliest(self.settings.floor))
-            .min()?;
+        let earliest = self.entries.values().filter_map(Entry::earliest).min()?;
         Some(self.paced_until.map_or(earliest, |until| earliest.max(until)))
     }
 
@@ -307,8 +302,7 @@ impl Schedule {
     #[must_use]
     pub fn status(&self, now: Monotonic) -> Vec<ThingReportStatus> {
         let here = self.entries.iter().filter(|(_, entry)| entry.due.is_some());
-        here.map(|(thing, entry)| entry.status(thing, self.settings.floor, now))
-            .collect()
+        here.map(|(thing, entry)| entry.status(thing, now)).collect()
     }
 
     fn place(&mut self, things: &[ThingName], first: Option<Duration>, now: Monotonic) {
@@ -331,15 +325,16 @@ impl Schedule {
     }
 
     fn forget_oldest(&mut self) {
-        let mut gone: Vec<_> = self
-            .entries
-            .iter()
-            .filter(|(_, entry)| entry.due.is_none())
+        let gone = self.entries.iter().filter(|(_, entry)| entry.due.is_none());
+        let too_many = gone.clone().count().saturating_sub(REMEMBERED);
+        if too_many == 0 {
+            return;
+        }
+        let mut oldest: Vec<_> = gone
             .map(|(thing, entry)| (entry.last.map(|last| last.wall), thing.clone()))
             .collect();
-        let too_many = gone.len().saturating_sub(REMEMBERED);
-        gone.sort_unstable();
-        for (_, thing) in gone.into_iter().take(too_many) {
+        oldest.sort_unstable();
+        for (_, thing) in oldest.into_iter().take(too_many) {
             self.entries.remove(&thing);
         }
     }

@@ -112,7 +112,7 @@ impl Entry {
             .map(|wait| Duration::from_secs(wait).clamp(THROTTLE_WAIT, cap));
         let throttled_until = throttle_wait.map(|wait| {
             let by_boot_clock = saved.throttled_until_boot_millis.filter(|_| same_boot).map(boot_time);
-            let by_last_report = || last.map_or(now.after(wait), |last| last.after(wait));
+            let by_last_report = || last.map_or_else(|| now.after(wait), |last| last.after(wait));
             by_boot_clock.unwrap_or_else(by_last_report).min(now.after(cap))
         });
         Self {
@@ -125,7 +125,7 @@ impl Entry {
         }
     }
 
-    pub(super) fn status(&self, thing: &ThingName, floor: Duration, now: Monotonic) -> ThingReportStatus {
+    pub(super) fn status(&self, thing: &ThingName, now: Monotonic) -> ThingReportStatus {
         let whole = |at: Monotonic| millis(at.since(now)).div_ceil(1000);
         let publishing = self.fate == Fate::Publishing;
         ThingReportStatus {
@@ -133,7 +133,7 @@ impl Entry {
             last_report_id: self.last_report_id,
             last_report_time: self.last.map(|last| last.wall),
             last_report: self.fate.clone(),
-            next_in_seconds: self.earliest(floor).filter(|_| !publishing).map_or(0, whole),
+            next_in_seconds: self.earliest().filter(|_| !publishing).map_or(0, whole),
             throttled_for_seconds: self.throttled_until.map(whole).filter(|seconds| *seconds > 0),
             replies_silent: self.is_silent(),
             counts: self.counts,

@@ -14,19 +14,22 @@ const FIRST_WAIT: Duration = Duration::from_secs(5);
 /// The longest wait between tries.
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
 
+/// A topic filter and where it holds.
+pub(super) type Filter = (Destination, String);
+
 /// Which filters are wanted, held, asked for and refused.
 #[derive(Debug)]
-pub(super) struct Replies {
-    wanted: BTreeSet<String>,
-    held: BTreeMap<String, SubscriptionId>,
-    asked: BTreeMap<Token, String>,
+pub(super) struct Subscriptions {
+    wanted: BTreeSet<Filter>,
+    held: BTreeMap<Filter, SubscriptionId>,
+    asked: BTreeMap<Token, Filter>,
     unwanted: Vec<SubscriptionId>,
     retry_at: Monotonic,
     wait: Duration,
     error: Option<String>,
 }
 
-impl Replies {
+impl Subscriptions {
     pub(super) fn new(now: Monotonic) -> Self {
         Self {
             wanted: BTreeSet::new(),
@@ -40,15 +43,17 @@ impl Replies {
     }
 
     /// Hold exactly these filters.
-    pub(super) fn want(&mut self, filters: BTreeSet<String>) {
+    pub(super) fn want(&mut self, filters: BTreeSet<Filter>) {
         if self.wanted == filters {
             return;
         }
         self.wanted = filters;
-        let (held, dropped) =
-            std::mem::take(&mut self.held).into_iter().partition(|(filter, _)| self.wanted.contains(filter));
+        let (held, dropped) = std::mem::take(&mut self.held)
+            .into_iter()
+            .partition(|(filter, _)| self.wanted.contains(filter));
         self.held = held;
-        self.unwanted.extend(BTreeMap::<String, SubscriptionId>::into_values(dropped));
+        self.unwanted
+            .extend(BTreeMap::<Filter, SubscriptionId>::into_values(dropped));
     }
 
     /// Give every subscription up and ask anew: one that died silently looks like one that is held.
@@ -59,6 +64,11 @@ impl Replies {
     /// True when every wanted filter is held.
     pub(super) fn all_held(&self) -> bool {
         self.wanted.iter().all(|filter| self.held.contains_key(filter))
+    }
+
+    /// True when each of these is held.
+    pub(super) fn holds(&self, filters: &BTreeSet<Filter>) -> bool {
+        filters.iter().all(|filter| self.held.contains_key(filter))
     }
 
     /// When a refused subscription is tried again.
@@ -72,7 +82,7 @@ impl Replies {
         if now < self.retry_at {
             return commands;
         }
-        let missing: Vec<String> = self
+        let missing: Vec<Filter> = self
             .wanted
             .iter()
             .filter(|filter| !self.held.contains_key(*filter) && !self.asked.values().any(|asked| asked == *filter))
@@ -81,21 +91,24 @@ impl Replies {
         for filter in missing {
             let token = tokens.next();
             self.asked.insert(token, filter.clone());
-            commands.push(Command::Subscribe { token, from: Destination::IotCore, filter });
+            let (from, filter) = filter;
+            commands.push(Command::Subscribe { token, from, filter });
         }
         commands
     }
 
     /// The nucleus answered.
     pub(super) fn subscribed(&mut self, token: Token, result: Result<SubscriptionId, NucleusError>, now: Monotonic) {
-        let Some(filter) = self.asked.remove(&token) else { return };
+        let Some(filter) = self.asked.remove(&token) else {
+            return;
+        };
         match result {
             Ok(id) if self.wanted.contains(&filter) => {
                 self.held.insert(filter, id);
                 if self.all_held() {
                     self.wait = FIRST_WAIT;
                     if self.error.take().is_some() {
-                        tracing::info!("replies to reports can be heard again");
+                        tracing::info!("all subscriptions are held again");
                     }
                 }
             }
@@ -103,7 +116,7 @@ impl Replies {
             Err(error) => {
                 let words = error.to_string();
                 if self.error.as_ref() != Some(&words) {
-                    tracing::warn!(error = %words, "replies to reports cannot be heard; reports go on, trying again");
+                    tracing::warn!(error = %words, "a subscription was refused; trying again");
                 }
                 self.error = Some(words);
                 // one failure paces all: filters refused together are retried together
@@ -133,8 +146,11 @@ mod tests {
         Monotonic(Duration::from_secs(seconds))
     }
 
-    fn filters(names: &[&str]) -> BTreeSet<String> {
-        names.iter().map(|name| (*name).to_owned()).collect()
+    fn filters(names: &[&str]) -> BTreeSet<Filter> {
+        names
+            .iter()
+            .map(|name| (Destination::IotCore, (*name).to_owned()))
+            .collect()
     }
 
     fn tokens_of(commands: &[Command]) -> Vec<(Token, String)> {
@@ -149,7 +165,7 @@ mod tests {
 
     #[test]
     fn asks_once_and_then_holds() {
-        let (mut replies, mut tokens) = (Replies::new(at(0)), Tokens::default());
+        let (mut replies, mut tokens) = (Subscriptions::new(at(0)), Tokens::default());
         replies.want(filters(&["a", "b"]));
         let asked = tokens_of(&replies.commands(at(0), &mut tokens));
         assert_eq!(asked.len(), 2);
@@ -163,7 +179,7 @@ mod tests {
 
     #[test]
     fn a_refusal_is_retried_with_growing_waits() {
-        let (mut replies, mut tokens) = (Replies::new(at(0)), Tokens::default());
+        let (mut replies, mut tokens) = (Subscriptions::new(at(0)), Tokens::default());
         replies.want(filters(&["a"]));
         let mut now = 0;
         let mut waits = Vec::new();
@@ -181,7 +197,7 @@ mod tests {
 
     #[test]
     fn renewing_drops_the_old_before_asking_anew() {
-        let (mut replies, mut tokens) = (Replies::new(at(0)), Tokens::default());
+        let (mut replies, mut tokens) = (Subscriptions::new(at(0)), Tokens::default());
         replies.want(filters(&["a"]));
         let asked = tokens_of(&replies.commands(at(0), &mut tokens));
         replies.subscribed(asked[0].0, Ok(SubscriptionId(7)), at(0));
@@ -194,11 +210,14 @@ mod tests {
 
     #[test]
     fn a_filter_no_longer_wanted_is_dropped_even_when_its_answer_comes_late() {
-        let (mut replies, mut tokens) = (Replies::new(at(0)), Tokens::default());
+        let (mut replies, mut tokens) = (Subscriptions::new(at(0)), Tokens::default());
         replies.want(filters(&["a"]));
         let asked = tokens_of(&replies.commands(at(0), &mut tokens));
         replies.want(filters(&[]));
         replies.subscribed(asked[0].0, Ok(SubscriptionId(7)), at(0));
-        assert!(matches!(replies.commands(at(0), &mut tokens)[..], [Command::Unsubscribe(SubscriptionId(7))]));
+        assert!(matches!(
+            replies.commands(at(0), &mut tokens)[..],
+            [Command::Unsubscribe(SubscriptionId(7))]
+        ));
     }
 }
