@@ -219,6 +219,13 @@ impl Reporting {
         let reading = self.reading.as_ref()?;
         let due = self.schedule.due(now, wall)?;
         let report = Report::between(due.baseline, reading, due.report_id);
+        if report.is_empty() {
+            let reason = "nothing could be measured";
+            tracing::warn!(thing = %due.thing, "no report: {reason}");
+            self.schedule
+                .sent(&due.thing, due.report_id, None, Err(reason.to_owned()), now);
+            return None;
+        }
         match encode(&report, self.format, self.names, self.max_bytes) {
             Ok(encoded) => {
                 if let Some(cut) = encoded.cut {
