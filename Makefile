@@ -46,7 +46,7 @@ test: ## every test: lints, unit, golden, scenario, network namespaces (root), t
 	@scripts/setup.sh build test venv
 	$(MAKE) check
 	./build.sh
-	scripts/as-root.sh cargo test
+	scripts/as-root.sh env EDGE_WARDEN_BINARY=$(CURDIR)/$(PACKAGED) cargo test
 	$(PYTHON) tests/cross/cbor_check.py tests/golden/report
 
 bench: setup ## criterion benchmarks

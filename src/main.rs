@@ -21,12 +21,12 @@ fn main() -> ExitCode {
         Command::Quarantine(arguments) => cli::quarantine::run(&arguments),
         Command::Boot(arguments) => cli::boot::run(&arguments),
         Command::Purge(arguments) => cli::purge::run(&arguments),
-        Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Arguments::command(), "edge-warden", &mut std::io::stdout());
-            Ok(Exit::Done)
-        }
+        Command::Completions { shell } => completions(shell),
     };
     let exit = ended.unwrap_or_else(|error| {
+        if is_closed_stdout(&error) {
+            return Exit::Done;
+        }
         let exit = if error.is::<InvalidConfiguration>() {
             Exit::InvalidConfiguration
         } else {
@@ -37,4 +37,19 @@ fn main() -> ExitCode {
         exit
     });
     exit.into()
+}
+
+/// Made in memory first: the generator panics when it cannot write.
+fn completions(shell: clap_complete::Shell) -> anyhow::Result<Exit> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::command(), "edge-warden", &mut script);
+    std::io::stdout().lock().write_all(&script)?;
+    Ok(Exit::Done)
+}
+
+/// Whoever reads stdout has had enough (`| head`), which is no failure. Errors of other pipes have types of their own.
+fn is_closed_stdout(error: &anyhow::Error) -> bool {
+    let direct = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+    let within_json = || error.downcast_ref::<serde_json::Error>()?.io_error_kind();
+    direct.or_else(within_json) == Some(std::io::ErrorKind::BrokenPipe)
 }

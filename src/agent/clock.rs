@@ -19,36 +19,26 @@ pub trait Clock {
 /// The kernel's clocks, optionally sped up for tests.
 #[derive(Debug, Clone, Copy)]
 pub struct SystemClock {
-    start: Duration,
-    start_wall: Duration,
     factor: u32,
 }
 
 impl SystemClock {
-    /// Clocks that run `factor` times as fast as time does from now on; 1 in earnest.
+    /// Clocks that have run `factor` times as fast as time does since the boot; 1 in earnest. Counted from the boot, so
+    /// that an agent started again, and a test beside it, see the same time.
     #[must_use]
     pub fn accelerated(factor: u32) -> Self {
-        Self {
-            start: boottime(),
-            start_wall: realtime(),
-            factor: factor.max(1),
-        }
+        Self { factor: factor.max(1) }
     }
 }
 
 impl Clock for SystemClock {
     fn monotonic(&self) -> Monotonic {
-        let passed = boottime().saturating_sub(self.start);
-        Monotonic(self.start.saturating_add(passed.saturating_mul(self.factor)))
+        Monotonic(boottime().saturating_mul(self.factor))
     }
 
     fn wall(&self) -> UnixTime {
-        let now = if self.factor == 1 {
-            realtime()
-        } else {
-            let passed = boottime().saturating_sub(self.start);
-            self.start_wall.saturating_add(passed.saturating_mul(self.factor))
-        };
+        let ahead = boottime().saturating_mul(self.factor - 1);
+        let now = realtime().saturating_add(ahead);
         UnixTime(u64::try_from(now.as_millis()).unwrap_or(u64::MAX))
     }
 

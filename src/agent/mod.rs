@@ -362,6 +362,9 @@ impl<C: Clock> Agent<C> {
             self.subscriptions.renew();
             self.shadows.read_all();
             self.reporting.resubscribed(now);
+            // what ended those silently may have ended this one too, and changes may have been missed
+            self.send(Command::WatchConfiguration);
+            self.send(Command::Configuration);
         }
         let replies = self.reporting.reply_filters();
         let mut wanted = replies.clone();
@@ -430,7 +433,10 @@ impl<C: Clock> Agent<C> {
         match event {
             NucleusEvent::Published { token, result } => match self.shadows.published(token, &result, now) {
                 Some(heard) => heard.into_iter().for_each(|heard| self.heard(heard, both)),
-                None => self.reporting.published(token, result, now),
+                None => {
+                    self.reporting.published(token, result, now);
+                    self.reporting.persist(&self.state_dir);
+                }
             },
             NucleusEvent::Shadow { token, result } => {
                 if let Some(heard) = self.shadows.shadow(token, result, now) {

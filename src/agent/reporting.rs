@@ -53,6 +53,9 @@ struct Saved {
     schedule: ScheduleState,
     #[serde(default)]
     totals: Option<LedgerState>,
+    /// Whose publish was under way.
+    #[serde(default)]
+    publishing: Option<ThingName>,
 }
 
 impl Saved {
@@ -69,7 +72,21 @@ impl Saved {
                 things,
             },
             totals: None,
+            publishing: None,
         }
+    }
+
+    /// A publish that was under way may have arrived at any time up to now: wait as if it had just done so.
+    fn settle(mut self, boot_id: &str, now: Monotonic, wall: UnixTime) -> Self {
+        if let Some(thing) = self.publishing.take()
+            && let Some(state) = self.schedule.things.get_mut(&thing)
+        {
+            tracing::info!(%thing, "the last run ended in the middle of a report; the next one waits a whole interval");
+            state.last_report_time = Some(wall);
+            let by_boot_clock = (self.schedule.boot_id == boot_id).then(|| i64::try_from(now.0.as_millis()).ok());
+            state.last_report_boot_millis = by_boot_clock.flatten();
+        }
+        self
     }
 }
 
@@ -118,6 +135,7 @@ impl Reporting {
         }
         // Unreadable times could hide a report of a moment ago: act as if there had been one.
         let saved = saved.or_else(|| trouble.is_some().then(|| Saved::just_reported(core, wall)));
+        let saved = saved.map(|saved| saved.settle(boot_id, now, wall));
         let (schedule_state, totals) = saved.map_or((None, None), |saved| (Some(saved.schedule), saved.totals));
         let schedule = Schedule::new(
             settings(config, mode, false),
@@ -201,6 +219,13 @@ impl Reporting {
         let reading = self.reading.as_ref()?;
         let due = self.schedule.due(now, wall)?;
         let report = Report::between(due.baseline, reading, due.report_id);
+        if report.is_empty() {
+            let reason = "nothing could be measured";
+            tracing::warn!(thing = %due.thing, "no report: {reason}");
+            self.schedule
+                .sent(&due.thing, due.report_id, None, Err(reason.to_owned()), now);
+            return None;
+        }
         match encode(&report, self.format, self.names, self.max_bytes) {
             Ok(encoded) => {
                 if let Some(cut) = encoded.cut {
@@ -335,6 +360,7 @@ impl Reporting {
         let saved = Saved {
             schedule: self.schedule.state(),
             totals: self.meter.state(&self.boot_id),
+            publishing: self.in_flight.as_ref().map(|sent| sent.thing.clone()),
         };
         let written = serde_json::to_vec(&saved)
             .map_err(|error| error.to_string())

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::Agent;
 use super::clock::Clock;
-use crate::greengrass::NucleusKind;
+use crate::greengrass::{NucleusKind, sdk};
 
 impl<C: Clock> Agent<C> {
     pub(super) fn status(&self) -> Value {
@@ -26,6 +26,7 @@ impl<C: Clock> Agent<C> {
             "quarantine": self.warden.status(),
             "shadows": self.shadows.status(),
             "droppedMessages": self.link.dropped(),
+            "unreadableMessages": sdk::unreadable_messages(),
             "configuration": {"effective": self.config.effective(), "reload": self.reload.status()},
         })
     }

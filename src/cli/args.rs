@@ -146,6 +146,9 @@ pub struct Status {
     /// Ask the standalone agent of DIR
     #[arg(long, value_name = "DIR")]
     pub standalone: Option<PathBuf>,
+    /// Ask the agent that was started with --state-dir DIR
+    #[arg(long, value_name = "DIR", conflicts_with = "standalone")]
+    pub state_dir: Option<PathBuf>,
 }
 
 /// `check-config`

@@ -1,8 +1,10 @@
 //! `edge-warden check-config FILE`
 
+use std::io::Write;
+
 use edge_warden::config::{Mode, load_file};
 
-use super::{Exit, InvalidConfiguration, args};
+use super::{Exit, InvalidConfiguration, args, printable};
 
 /// Check a file and say everything that is wrong with it.
 pub fn run(arguments: &args::CheckConfig) -> anyhow::Result<Exit> {
@@ -13,7 +15,11 @@ pub fn run(arguments: &args::CheckConfig) -> anyhow::Result<Exit> {
     };
     match load_file(&arguments.file, mode) {
         Ok(_) => {
-            println!("{}: valid", arguments.file.display());
+            writeln!(
+                std::io::stdout(),
+                "{}: valid",
+                printable(&arguments.file.to_string_lossy())
+            )?;
             Ok(Exit::Done)
         }
         Err(error) => Err(InvalidConfiguration(format!("{:#}", anyhow::Error::new(error))).into()),

@@ -5,6 +5,7 @@ use std::io;
 
 use tracing::Level;
 use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::fmt;
 use tracing_subscriber::fmt::writer::MakeWriterExt;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::reload;
@@ -13,7 +14,8 @@ use tracing_subscriber::util::SubscriberInitExt;
 /// Changes the level of a running log.
 pub type LevelHandle = reload::Handle<LevelFilter, tracing_subscriber::Registry>;
 
-/// Start logging.
+/// Start logging. A line that cannot be written is lost without a word: saying so on a stderr that is closed too, as it
+/// is when the nucleus dies, would panic.
 pub fn start(level: LevelFilter, json: bool) -> LevelHandle {
     let (filter, handle) = reload::Layer::new(level);
     let writer = io::stderr.with_max_level(Level::WARN).or_else(io::stdout);
@@ -21,21 +23,20 @@ pub fn start(level: LevelFilter, json: bool) -> LevelHandle {
     if json {
         registry
             .with(
-                tracing_subscriber::fmt::layer()
+                fmt::layer()
                     .json()
                     .with_target(false)
+                    .log_internal_errors(false)
                     .with_writer(writer),
             )
             .init();
     } else {
-        registry
-            .with(
-                tracing_subscriber::fmt::layer()
-                    .with_target(false)
-                    .with_ansi(false)
-                    .with_writer(writer),
-            )
-            .init();
+        let layer = fmt::layer()
+            .with_target(false)
+            .with_ansi(false)
+            .log_internal_errors(false)
+            .with_writer(writer);
+        registry.with(layer).init();
     }
     handle
 }

@@ -1,5 +1,7 @@
 //! `edge-warden shadow`: desired state in the embedded stand-in.
 
+use std::io::Write;
+
 use anyhow::Context;
 use edge_warden::agent::clock::{Clock, SystemClock};
 use edge_warden::control::{AskError, Request, ask, socket_path};
@@ -29,6 +31,6 @@ pub fn run(arguments: &args::Shadow) -> anyhow::Result<Exit> {
         }
         Err(error) => return Err(error.into()),
     };
-    println!("{}", serde_json::to_string_pretty(&document)?);
+    writeln!(std::io::stdout(), "{}", serde_json::to_string_pretty(&document)?)?;
     Ok(Exit::Done)
 }

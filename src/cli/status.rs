@@ -9,7 +9,8 @@ use super::{Exit, args, printable};
 
 /// Ask and print.
 pub fn run(arguments: &args::Status) -> anyhow::Result<Exit> {
-    let status = ask(&socket_path(arguments.standalone.as_deref()), &Request::Status)?;
+    let dir = arguments.standalone.as_deref().or(arguments.state_dir.as_deref());
+    let status = ask(&socket_path(dir), &Request::Status)?;
     let mut out = std::io::stdout().lock();
     if arguments.json {
         serde_json::to_writer_pretty(&mut out, &status)?;
@@ -100,13 +101,17 @@ pub fn run(arguments: &args::Status) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// `rejected InvalidPayload: Malformed metrics report`
+/// What became of a report, with the service's or the nucleus' words: `rejected: InvalidPayload, Malformed report`.
 fn fate(fate: Option<&Value>) -> String {
-    let part = |key: &str| fate.and_then(|fate| fate.get(key)?.as_str()).map(printable);
-    let details: Vec<String> = ["code", "message", "reason"].into_iter().filter_map(part).collect();
-    match (part("fate"), details.is_empty()) {
-        (None, _) => "-".to_owned(),
-        (Some(fate), true) => fate,
-        (Some(fate), false) => format!("{fate} {}", details.join(": ")),
+    let part = |name: &str| {
+        fate.and_then(|fate| fate.get(name))
+            .and_then(Value::as_str)
+            .map(printable)
+    };
+    let why: Vec<String> = ["code", "message", "reason"].into_iter().filter_map(part).collect();
+    match part("fate") {
+        Some(word) if why.is_empty() => word,
+        Some(word) => format!("{word}: {}", why.join(", ")),
+        None => "-".to_owned(),
     }
 }

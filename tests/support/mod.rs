@@ -10,6 +10,7 @@
     reason = "a test may stop at the first surprise"
 )]
 
+pub mod binary;
 pub mod netns;
 pub mod nucleus;
 pub mod site;

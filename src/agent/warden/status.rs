@@ -45,7 +45,11 @@ impl Warden {
     /// Every thing with a cause, and how it stands.
     pub(in crate::agent) fn list(&mut self) -> Value {
         self.read_back();
-        self.quarantine.causes().keys().map(|thing| self.describe(thing)).collect()
+        self.quarantine
+            .causes()
+            .keys()
+            .map(|thing| self.describe(thing))
+            .collect()
     }
 
     /// One thing: its causes, what was decided, what the kernel holds.

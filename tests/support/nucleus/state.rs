@@ -87,6 +87,8 @@ pub struct Seen {
     pub local_filters: Vec<String>,
     /// Subscriptions to the configuration now.
     pub configuration_watchers: usize,
+    /// Subscriptions a client has ended by itself, its connection still open.
+    pub ended_subscriptions: usize,
     /// Whatever a client did against the protocol.
     pub violations: Vec<String>,
 }
@@ -220,7 +222,9 @@ impl State {
     }
 
     pub(super) fn end_stream(&mut self, connection: u64, stream: i32) {
+        let before = self.subscriptions.len();
         self.retain_subscriptions(|kept| kept.connection != connection || kept.stream != stream);
+        self.seen.ended_subscriptions += before - self.subscriptions.len();
     }
 
     pub(super) fn kill_subscriptions(&mut self) -> usize {
