@@ -34,7 +34,8 @@ pub struct Quarantine {
 
 impl Quarantine {
     /// Begin with what was stored, or with nobody. `boot` names this boot (`/proc/sys/kernel/random/boot_id`): within
-    /// one boot the monotonic clock tells how long the restart took, whatever the wall clock says.
+    /// one boot the monotonic clock tells how long the restart took, whatever the wall clock says; so write
+    /// [`Quarantine::stored`] once after every start.
     #[must_use]
     pub fn new(stored: Option<Stored>, default_posture: Posture, edge_cap: EdgeCap, boot: &str, now: Now) -> Self {
         let stored = stored.unwrap_or_else(Stored::nobody);
@@ -155,7 +156,7 @@ impl Quarantine {
     pub fn step(&mut self, event: Event, now: Now) -> Vec<Effect> {
         self.clock.look(now);
         match event {
-            Event::Shadow { thing, shadow, reading } => self.hear(thing, shadow, reading, now),
+            Event::Shadow { thing, shadow, reading } => self.hear(thing, &shadow, reading, now),
             Event::Alarm {
                 thing,
                 profile,
@@ -322,19 +323,17 @@ impl Quarantine {
     ) -> Vec<Effect> {
         let before = self.labels(thing);
         let what = format!("quarantined ({})", cause.posture);
-        let old = self
-            .things
-            .entry(thing.clone())
-            .or_default()
-            .causes
-            .insert(key.clone(), cause.clone());
-        if old.as_ref() == Some(&cause) {
+        let until = cause.until;
+        let causes = &mut self.things.entry(thing.clone()).or_default().causes;
+        let same = causes.get(&key) == Some(&cause);
+        let old = causes.insert(key.clone(), cause);
+        if same {
             return Vec::new();
         }
         if let Some(until) = old.and_then(|old| old.until) {
             self.ends.remove(&(until, thing.clone(), key.clone()));
         }
-        if let Some(until) = cause.until {
+        if let Some(until) = until {
             self.ends.insert((until, thing.clone(), key));
         }
         let after = self.labels(thing);
