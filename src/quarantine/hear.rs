@@ -171,9 +171,12 @@ impl Quarantine {
                 // removed key has no time of its own (the document's moves with our own reports); what is sure is
                 // that it was there when last read.
                 let closed = matches!(shadow, ShadowRef::Named(_));
-                let before = written.unwrap_or(last_read);
+                let began_before = |cause: &Cause| match written {
+                    Some(written) => cause.since.seconds() <= written.seconds(), // its own second included
+                    None => cause.since <= last_read,
+                };
                 let ends = |k: &CauseKey, cause: &Cause| {
-                    *k == key || (closed && matches!(k, CauseKey::Edge { .. }) && cause.since <= before)
+                    *k == key || (closed && matches!(k, CauseKey::Edge { .. }) && began_before(cause))
                 };
                 let effects = self.end(&thing, ends, who.clone(), "released by the shadow", now);
                 if !effects.is_empty() {

@@ -523,7 +523,7 @@ proptest! {
 }
 
 #[test]
-fn ten_thousand_events_a_second_and_more_things_than_there_are() {
+fn a_flood_of_documents_needs_bounded_memory() {
     let mut quarantine = Quarantine::new(None, Posture::Isolate, EdgeCap::Auto, "0", now(0, 0));
     let mut document = Document::default();
     let mut hear = |quarantine: &mut Quarantine, thing: u32, desired: Value, seconds: u64| {
