@@ -455,6 +455,11 @@ impl World {
     /// The agent and the reference agree on which causes hold, and until when.
     fn compare(&self) {
         let got = self.quarantine.causes();
+        let bound = self.quarantine.bound();
+        assert!(
+            bound.keys().all(|thing| got.contains_key(thing)),
+            "what is free is bound to no address"
+        );
         let mut expected = BTreeMap::new();
         for (thing, causes) in &self.reference.causes {
             let causes: BTreeMap<_, _> = causes

@@ -15,7 +15,8 @@ struct Site {
     quarantine: Quarantine,
     classic: Document,
     named: Document,
-    /// Documents before their last write, for replays.
+    /// A document before its last write, for a replay.
+    before: Document,
     seconds: u64,
     wall_offset: i64,
     violations: u32,
@@ -35,6 +36,7 @@ impl Site {
             quarantine: Quarantine::new(None, Posture::Isolate, EdgeCap::Exactly(2), "boot", now(0, 0)),
             classic: Document::default(),
             named: Document::default(),
+            before: Document::default(),
             seconds: 1000,
             wall_offset: 0,
             violations: 0,
@@ -63,11 +65,15 @@ impl Site {
     }
 
     fn read(&mut self, shadow: &ShadowRef) -> Vec<Effect> {
-        let reading = self.document(shadow).reading();
+        let document = self.document(shadow).clone();
+        self.read_document(shadow, &document)
+    }
+
+    fn read_document(&mut self, shadow: &ShadowRef, document: &Document) -> Vec<Effect> {
         self.step(Event::Shadow {
             thing: thing(),
             shadow: shadow.clone(),
-            reading,
+            reading: document.reading(),
         })
     }
 
@@ -215,20 +221,28 @@ impl Site {
                 self.document(shadow).delete(true);
                 self.write(shadow, None)
             }
-            "begun anew with false" => {
+            "begun anew with false" | "begun anew with true" => {
                 self.document(shadow).delete(true);
-                self.write(shadow, Some(json!(false)))
+                self.write(shadow, Some(json!(what.ends_with("true"))))
             }
+            "one of before with a higher version" => {
+                let mut before = Document::default();
+                (before.exists, before.version, before.time) = (true, 9, START + 50);
+                self.read_document(shadow, &before)
+            }
+            "its newest leaf deleted" => {
+                self.before = self.document(shadow).clone();
+                self.document(shadow).touch(time);
+                let written = self.before.desired.as_ref().unwrap().1;
+                self.document(shadow).desired = Some((json!({"mode": "isolate"}), written - 50));
+                self.read(shadow)
+            }
+            "the version before" => self.read_document(shadow, &self.before.clone()),
             "older false" => {
                 let mut older = self.document(shadow).clone();
                 (older.version, older.time) = (older.version - 1, older.time - 50);
                 older.desired = Some((json!(false), older.time));
-                let reading = older.reading();
-                self.step(Event::Shadow {
-                    thing: thing(),
-                    shadow: shadow.clone(),
-                    reading,
-                })
+                self.read_document(shadow, &older)
             }
             "false written before" => {
                 self.document(shadow).write(Some(json!(false)), START + 1000);
