@@ -3,6 +3,7 @@
 //! Events come in (a sample, a nucleus event, a question, the clock), pure code decides, effects go out. Measuring runs
 //! on a blocking thread and the nucleus on its own, so nothing here waits for either.
 
+pub mod boot_unit;
 pub mod clock;
 pub mod files;
 pub mod host;
@@ -463,6 +464,9 @@ impl<C: Clock> Agent<C> {
                     self.reporting.reconfigure(&config, self.mode, self.kind, now);
                     self.shadows.reconfigure(&config.quarantine.shadow);
                     self.warden.reconfigure(&config, Some(&self.sample), both);
+                    if self.mode == Mode::Greengrass {
+                        self.warden.keep_boot_unit(&config);
+                    }
                     self.next_sample = now;
                     self.config = config;
                     if self.config.log.level != level {

@@ -207,6 +207,9 @@ fn begin_greengrass(arguments: &args::Run, clock: &SystemClock) -> anyhow::Resul
     }
     warden.set_core(&core);
     warden.reconfigure(&config, Some(&sample), now(clock));
+    if config.quarantine.boot_unit {
+        warden.keep_boot_unit(&config);
+    }
     Ok(Start {
         warden,
         sample,
