@@ -136,6 +136,12 @@ pub fn install(unit_dir: &Path, state_dir: &Path, binary: &Path) -> Result<(), B
 /// # Errors
 /// [`BootUnitError`], naming the file that stays.
 pub fn remove(unit_dir: &Path, state_dir: &Path) -> Result<(), BootUnitError> {
+    match std::fs::read_to_string(unit_dir.join(UNIT)) {
+        Ok(text) if !text.contains(&format!("--state-dir {}\n", state_dir.display())) => {
+            return Ok(());
+        }
+        _ => {}
+    }
     let files = [
         unit_dir.join("sysinit.target.wants").join(UNIT),
         unit_dir.join(UNIT),
@@ -176,6 +182,8 @@ mod tests {
         );
         let link = units.join("sysinit.target.wants").join(UNIT);
         assert_eq!(std::fs::read_to_string(&link).unwrap(), unit(&state));
+        remove(&units, &dir.path().join("another")).unwrap();
+        assert!(link.exists(), "another agent's unit stays");
         remove(&units, &state).unwrap();
         remove(&units, &state).unwrap();
         assert!(!link.exists() && !units.join(UNIT).exists() && !state.join("bin/edge-warden").exists());

@@ -15,13 +15,11 @@ use std::time::Duration;
 
 use crate::collect::HostSample;
 use crate::config::{Config, Enforcement as ConfiguredEnforcement, TableOwnership as ConfiguredOwnership};
-use crate::firewall::{
-    Change, Dropped, Firewall, FirewallError, Lan, NftablesFirewall, ObserveOnly, Policy, TableOwnership,
-};
+use crate::firewall::{Change, Dropped, Firewall, Lan, NftablesFirewall, ObserveOnly, Policy, TableOwnership};
 use crate::model::{MacAddress, Monotonic, ThingName, UnixTime};
 use crate::quarantine::{
-    AuditLog, Decision, EdgeCap, Effect, Enforced, Enforcement, Event, Held, Identity, Now, Posture, Quarantine, Rails,
-    ShadowReading, Standing, StatusReporter, Store, StoreError, Verdict, decide,
+    AuditLog, Decision, Effect, Enforced, Enforcement, Event, Held, Identity, Now, Posture, Quarantine, Rails,
+    ShadowReading, Standing, StatusReporter, Store, StoreError, Stored, decide,
 };
 
 use super::boot_unit::{self, BootUnitError};
@@ -464,7 +462,7 @@ impl Warden {
                     Enforced {
                         held,
                         dropped_packets,
-                        group_traffic_passes: Some(self.policy.quiet_ports.is_none()),
+                        group_traffic_passes: Some(!self.is_quiet(&isolated.macs)),
                     },
                 ))
             })
@@ -561,16 +559,10 @@ impl Warden {
     }
 }
 
-fn open_store(
-    state_dir: &Path,
-) -> Result<
-    (
-        Option<Store>,
-        Option<crate::quarantine::Stored>,
-        BTreeMap<&'static str, String>,
-    ),
-    WardenError,
-> {
+/// What opening the store gave, and what is wrong with it.
+type OpenedStore = (Option<Store>, Option<Stored>, BTreeMap<&'static str, String>);
+
+fn open_store(state_dir: &Path) -> Result<OpenedStore, WardenError> {
     let mut trouble = BTreeMap::new();
     match Store::open(state_dir) {
         Ok((store, loaded)) => {
