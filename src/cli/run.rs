@@ -46,11 +46,11 @@ struct Start {
 }
 
 /// Run the agent until it is told to stop.
-pub fn run(arguments: args::Run) -> anyhow::Result<Exit> {
+pub fn run(arguments: &args::Run) -> anyhow::Result<Exit> {
     let clock = SystemClock::accelerated(arguments.accelerate);
     let start = match &arguments.standalone {
-        Some(dir) => begin_standalone(dir, &arguments, clock)?,
-        None => begin_greengrass(&arguments, &clock)?,
+        Some(dir) => begin_standalone(dir, arguments, clock)?,
+        None => begin_greengrass(arguments, &clock)?,
     };
     if arguments.accelerate != 1 {
         tracing::warn!(
