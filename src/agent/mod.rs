@@ -7,7 +7,9 @@ pub mod clock;
 pub mod files;
 pub mod host;
 mod reload;
+mod questions;
 mod reporting;
+pub mod site;
 mod status;
 mod subscriptions;
 
@@ -22,6 +24,7 @@ use tokio::task::JoinHandle;
 use crate::collect::HostSample;
 use crate::config::{Config, LogLevel, Mode};
 use crate::control::{Answer, Asked, Request};
+use crate::devices;
 use crate::greengrass::link::{Command, NucleusEvent, NucleusEvents, NucleusLink, Stopped, Token};
 use crate::greengrass::topic::ShadowNameError;
 use crate::greengrass::{ComponentState, Destination, NucleusError, NucleusKind};
@@ -33,6 +36,9 @@ use clock::Clock;
 use host::HostSource;
 use reload::Reload;
 use reporting::{Place, Reporting};
+use site::Site;
+use site::source::{SiteSample, SiteSource};
+use site::watches::{SiteWatches, TableWatch};
 use subscriptions::Subscriptions;
 
 /// The loop looks at the clock at least this often, so suspend and clock changes are noticed.
@@ -48,6 +54,8 @@ pub struct Parts<C> {
     pub events: NucleusEvents,
     /// The host.
     pub host: Box<dyn HostSource>,
+    /// The LAN and what is on it.
+    pub site: Box<dyn SiteSource>,
     /// Questions from the control socket.
     pub questions: mpsc::Receiver<Asked>,
     /// Asks to read the configuration anew (SIGHUP).
@@ -85,7 +93,13 @@ pub enum Ended {
     NucleusGone,
 }
 
-type Measuring = JoinHandle<(Box<dyn HostSource>, HostSample)>;
+/// What measures; away on a blocking thread while a sample is being taken.
+struct Instruments {
+    host: Box<dyn HostSource>,
+    site: Box<dyn SiteSource>,
+}
+
+type Measuring = JoinHandle<(Instruments, HostSample, SiteSample)>;
 
 struct Agent<C> {
     clock: C,
@@ -100,14 +114,19 @@ struct Agent<C> {
     reporting: Reporting,
     subscriptions: Subscriptions,
     reload: Reload,
+    site: Site,
     /// Idle between samples; `None` while a sample is being taken.
-    host: Option<Box<dyn HostSource>>,
+    instruments: Option<Instruments>,
     next_sample: Monotonic,
+    /// When the last sample was begun.
+    sampled_at: Option<Monotonic>,
     samples: u64,
     set_log_level: Box<dyn Fn(LogLevel)>,
     tokens: Tokens,
     /// Questions that wait for the nucleus.
     asked: HashMap<Token, oneshot::Sender<Answer>>,
+    /// Questions that wait for a sample.
+    report_questions: Vec<questions::ReportQuestion>,
 }
 
 /// Numbers the commands given to the nucleus, so that each result finds what it belongs to.
@@ -128,11 +147,23 @@ pub async fn run<C: Clock>(parts: Parts<C>, stop: impl Future<Output = ()>) -> E
         link,
         mut events,
         host,
+        site: site_source,
         mut questions,
         mut reloads,
         ..
     } = parts;
     let now = clock.monotonic();
+    let both = devices::Now {
+        unix: clock.wall(),
+        monotonic: now,
+    };
+    let site = Site::new(&parts.config, parts.core.clone(), site_source.tallies(), both);
+    // one watch over all our tables: every own port must be here
+    let mut tables = TableWatch::open(site_source.own_port()).unwrap_or_else(|missing| {
+        tracing::warn!("changes of our tables by others are noticed late: {missing}");
+        TableWatch::none()
+    });
+    let mut watches = SiteWatches::none();
     let place = Place {
         mode: parts.mode,
         kind: parts.kind,
@@ -140,7 +171,7 @@ pub async fn run<C: Clock>(parts: Parts<C>, stop: impl Future<Output = ()>) -> E
         state_dir: &parts.state_dir,
         boot_id: &parts.boot_id,
     };
-    let reporting = Reporting::begin(&parts.config, &place, now, clock.wall());
+    let reporting = Reporting::begin(&parts.config, &place, &site.reporting_things(), now, clock.wall());
     let mut agent = Agent {
         link,
         kind: parts.kind,
@@ -148,12 +179,18 @@ pub async fn run<C: Clock>(parts: Parts<C>, stop: impl Future<Output = ()>) -> E
         started: now,
         subscriptions: Subscriptions::new(now),
         reload: Reload::new(parts.last_good_config, parts.include_dir, parts.config_error),
-        host: Some(host),
+        site,
+        instruments: Some(Instruments {
+            host,
+            site: site_source,
+        }),
         next_sample: now,
+        sampled_at: None,
         samples: 0,
         set_log_level: parts.set_log_level,
         tokens: Tokens::default(),
         asked: HashMap::new(),
+        report_questions: Vec::new(),
         core: parts.core,
         config: parts.config,
         state_dir: parts.state_dir,
@@ -170,6 +207,11 @@ pub async fn run<C: Clock>(parts: Parts<C>, stop: impl Future<Output = ()>) -> E
             break Ended::Stopped;
         }
         agent.keep_subscriptions();
+        let both = agent.now();
+        agent.site.turn(both);
+        agent.site.keep_watches(&mut watches, both.monotonic);
+        agent.follow_site();
+        agent.report_if_due();
         if measuring.is_none() {
             measuring = agent.measure_if_due();
         }
@@ -186,6 +228,8 @@ pub async fn run<C: Clock>(parts: Parts<C>, stop: impl Future<Output = ()>) -> E
                 measuring = None;
                 agent.measured(sample);
             }
+            news = watches.news() => agent.site.news(news, agent.now()),
+            changes = tables.changes() => agent.site.tables_changed(&changes),
             () = tokio::time::sleep(nap) => {}
         }
     };
@@ -195,7 +239,7 @@ pub async fn run<C: Clock>(parts: Parts<C>, stop: impl Future<Output = ()>) -> E
 }
 
 /// The sample being taken; never ready when none is.
-async fn finished(measuring: &mut Option<Measuring>) -> Option<(Box<dyn HostSource>, HostSample)> {
+async fn finished(measuring: &mut Option<Measuring>) -> Option<(Instruments, HostSample, SiteSample)> {
     match measuring {
         Some(handle) => handle.await.ok(),
         None => std::future::pending().await,
@@ -219,11 +263,14 @@ impl<C: Clock> Agent<C> {
     fn nap(&self, measuring: bool) -> Duration {
         let now = self.clock.monotonic();
         let mut wake = now.after(self.clock.real(LONGEST_NAP).max(LONGEST_NAP));
-        if !measuring {
+        if !measuring && self.instruments.is_some() {
             wake = wake.min(self.next_sample);
-            if let Some(due) = self.reporting.next_due() {
+            for due in [self.reporting.next_due(), self.site.sample_due()].into_iter().flatten() {
                 wake = wake.min(due);
             }
+        }
+        if let Some(due) = self.site.resolve_due() {
+            wake = wake.min(due);
         }
         if let Some(retry) = self.subscriptions.next_retry() {
             wake = wake.min(retry);
@@ -234,29 +281,75 @@ impl<C: Clock> Agent<C> {
 
     fn measure_if_due(&mut self) -> Option<Measuring> {
         let now = self.clock.monotonic();
-        let report_due = self.reporting.next_due().is_some_and(|due| due <= now);
-        if now < self.next_sample && !report_due {
+        let is_due = |due: Option<Monotonic>| due.is_some_and(|due| due <= now);
+        let report_due = is_due(self.reporting.next_due()) && !self.is_fresh(now);
+        let flows = report_due || !self.report_questions.is_empty();
+        if now < self.next_sample && !flows && !is_due(self.site.sample_due()) {
             return None;
         }
-        let mut host = self.host.take()?;
-        self.next_sample = now.after(Duration::from_secs(self.config.sample_seconds.into()));
+        let mut instruments = self.instruments.take()?;
+        self.next_sample = now.after(self.sample_interval());
+        self.sampled_at = Some(now);
+        let ask = self.site.ask(flows, self.now());
+        for question in &mut self.report_questions {
+            question.measuring = true;
+        }
         Some(tokio::task::spawn_blocking(move || {
-            let sample = host.collect();
-            (host, sample)
+            let host = instruments.host.collect();
+            let site = instruments.site.collect(&host, &ask);
+            (instruments, host, site)
         }))
     }
 
-    fn measured(&mut self, finished: Option<(Box<dyn HostSource>, HostSample)>) {
+    fn sample_interval(&self) -> Duration {
+        Duration::from_secs(self.config.sample_seconds.into())
+    }
+
+    /// Whether the last sample is good enough for a report: with hundreds of things one falls due every second.
+    fn is_fresh(&self, now: Monotonic) -> bool {
+        let interval = self.sample_interval();
+        let sampled = self.instruments.is_some() && self.sampled_at.is_some_and(|at| now.since(at) < interval);
+        sampled && self.site.flows_fresh(interval, now)
+    }
+
+    fn now(&self) -> devices::Now {
+        devices::Now {
+            unix: self.clock.wall(),
+            monotonic: self.clock.monotonic(),
+        }
+    }
+
+    /// Lets the reports know which things there are.
+    fn follow_site(&mut self) {
+        let now = self.clock.monotonic();
+        self.reporting.set_local_things(self.site.reporting_things(), now);
+    }
+
+    fn measured(&mut self, finished: Option<(Instruments, HostSample, SiteSample)>) {
         // a collector that panicked is gone; there is nothing left to measure with, so say it and let the nucleus restart us
-        let Some((host, sample)) = finished else {
+        let Some((instruments, sample, site_sample)) = finished else {
             tracing::error!("measuring this host failed in an unforeseen way; reports stop until a restart");
             return;
         };
-        self.host = Some(host);
+        self.instruments = Some(instruments);
         self.samples += 1;
         self.reporting.observe(&sample);
+        let both = self.now();
+        self.site.observe(&sample, site_sample, both);
+        self.follow_site();
+        let begun = self.site.take_begun();
+        self.reporting.begin_traffic(&begun, &self.site);
+        self.report_if_due();
+        self.answer_reports();
+    }
+
+    /// Publishes the report whose turn it is, if the last sample is fresh enough.
+    fn report_if_due(&mut self) {
         let (now, wall) = (self.clock.monotonic(), self.clock.wall());
-        if let Some(publish) = self.reporting.next_report(now, wall) {
+        if self.reporting.next_due().is_none_or(|due| due > now) || !self.is_fresh(now) {
+            return;
+        }
+        if let Some(publish) = self.reporting.next_report(&self.site, now, wall) {
             let token = self.tokens.next();
             self.reporting.publishing(token, &publish);
             // before the publish: not even a crash right after it may bring the next report too early
@@ -285,7 +378,9 @@ impl<C: Clock> Agent<C> {
             self.reporting.resubscribed(now);
         }
         let replies = self.reporting.reply_filters();
-        self.subscriptions.want(replies.clone());
+        let mut wanted = self.site.filters();
+        wanted.extend(replies.iter().cloned());
+        self.subscriptions.want(wanted);
         for command in self.subscriptions.commands(now, &mut self.tokens) {
             self.send(command);
         }
@@ -300,7 +395,10 @@ impl<C: Clock> Agent<C> {
                 self.reporting.published(token, result, now);
             }
             NucleusEvent::Subscribed { token, result } => self.subscriptions.subscribed(token, result, now),
-            NucleusEvent::Message { topic, payload, .. } => {
+            NucleusEvent::Message { from, topic, payload } => {
+                if self.site.message(from, &topic, &payload, self.now()) {
+                    return;
+                }
                 if self.reporting.message(&topic, &payload, now) {
                     self.reporting.persist(&self.state_dir);
                 }
@@ -310,6 +408,7 @@ impl<C: Clock> Agent<C> {
                 let level = self.config.log.level;
                 if let Some(config) = self.reload.received(result, self.mode, &self.config) {
                     self.reporting.reconfigure(&config, self.mode, self.kind, now);
+                    self.site.reconfigure(&config, self.now());
                     self.next_sample = now;
                     self.config = config;
                     if self.config.log.level != level {
@@ -349,6 +448,12 @@ impl<C: Clock> Agent<C> {
         match asked.request {
             Request::Status => {
                 let _ = asked.reply.send(Answer::Ok(self.status()));
+            }
+            Request::Devices => {
+                let _ = asked.reply.send(Answer::Ok(self.devices()));
+            }
+            Request::Report { thing, format, names } => {
+                self.ask_report(questions::ReportQuestion::new(thing, format, names, asked.reply));
             }
             Request::WriteDesired { thing, name, desired } => {
                 let shadow = match name.map(|name| name.parse()).transpose() {

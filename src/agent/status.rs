@@ -22,6 +22,7 @@ impl<C: Clock> Agent<C> {
             "samples": self.samples,
             "stateDir": self.state_dir,
             "reports": self.reporting.status(now),
+            "site": self.site.status(),
             "subscriptions": self.subscriptions.status(),
             "droppedMessages": self.link.dropped(),
             "configuration": {"effective": self.config.effective(), "reload": self.reload.status()},

@@ -2,6 +2,7 @@
 
 pub mod args;
 pub mod check_config;
+pub mod devices;
 pub mod doctor;
 pub mod logging;
 pub mod report;
