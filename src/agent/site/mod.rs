@@ -191,16 +191,19 @@ impl Site {
     // What the quarantine asks.
 
     /// The identities of all local things, as a quarantine may use them.
+    #[allow(dead_code, reason = "for the quarantine part of the agent")]
     pub(super) fn identities(&self) -> &BTreeMap<ThingName, quarantine::Identity> {
         &self.identities
     }
 
     /// The LAN, for the firewall.
+    #[allow(dead_code, reason = "for the quarantine part of the agent")]
     pub(super) fn lan(&self) -> &firewall::Lan {
         &self.firewall_lan
     }
 
     /// Whether identities or LAN changed since the last call.
+    #[allow(dead_code, reason = "for the quarantine part of the agent")]
     pub(super) fn take_changed(&mut self) -> bool {
         std::mem::take(&mut self.changed)
     }
@@ -237,6 +240,7 @@ impl Site {
     }
 
     /// Every local thing as of the last sample.
+    #[allow(dead_code, reason = "for the quarantine part of the agent")]
     pub(super) fn thing_readings(&self) -> BTreeMap<ThingName, ThingReading> {
         let things = self.registry.table().things();
         things.map(|identity| (identity.thing.clone(), self.reading(&identity.thing))).collect()

@@ -72,7 +72,8 @@ impl FlowTallies {
         self.inner().lost
     }
 
-    /// Counts one event; for the thread, and for tests.
+    /// Counts one event.
+    #[cfg(test)]
     pub(super) fn note(&self, event: &FlowEvent) {
         self.inner().note(event);
     }

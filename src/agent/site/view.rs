@@ -69,6 +69,7 @@ impl Site {
                 "ports": self.lan.ports,
             },
             "things": table.things().count(),
+            "knownDevices": self.known_devices(),
             "unknownDevices": table.unknown().len(),
             "moreUnknownDevices": table.more_unknown(),
             "registrations": {"taken": self.registered, "refused": self.refused, "lastRefused": self.refusals},

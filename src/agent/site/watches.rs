@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::path::PathBuf;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -17,6 +17,12 @@ use crate::model::{Measured, Missing};
 const BITE: usize = 256;
 
 struct Raw<T>(T);
+
+impl<T: AsFd> AsFd for Raw<T> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
 
 impl<T: AsFd> AsRawFd for Raw<T> {
     fn as_raw_fd(&self) -> RawFd {
@@ -33,6 +39,10 @@ impl<T: AsFd> Watched<T> {
     }
 
     fn new(source: &str, inner: T) -> Measured<Self> {
+        #[allow(
+            deprecated,
+            reason = "its successor is unsafe; what that asks for holds here: the descriptor is owned and never exchanged"
+        )]
         let watched = AsyncFd::new(Raw(inner)).map_err(|error| Missing::from_io(source, &error))?;
         Ok(Self(Some(watched)))
     }
