@@ -19,6 +19,7 @@ fn main() -> ExitCode {
     let ended = match Arguments::parse().command {
         Command::Run(arguments) => cli::run::run(&arguments),
         Command::Report(arguments) => cli::report::run(&arguments),
+        Command::Devices(arguments) => cli::devices::run(&arguments),
         Command::Status(arguments) => cli::status::run(&arguments),
         Command::CheckConfig(arguments) => cli::check_config::run(&arguments),
         Command::Doctor(arguments) => cli::doctor::run(&arguments),

@@ -3,6 +3,7 @@
 pub mod args;
 pub mod boot;
 pub mod check_config;
+pub mod devices;
 pub mod doctor;
 pub mod logging;
 pub mod purge;

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
 use edge_warden::agent::clock::{Clock, SystemClock};
+use edge_warden::agent::site::source::KernelSite;
 use edge_warden::agent::warden::Warden;
 use edge_warden::agent::{self, Ended, Parts, files};
 use edge_warden::collect::{HostCollector, HostPaths, HostSample};
@@ -93,6 +94,7 @@ async fn serve(start: Start, clock: SystemClock, stop_after_reports: Option<u64>
         link: start.link,
         events: start.events,
         host: Box::new(HostCollector::new(HostPaths::default())),
+        site: Box::new(KernelSite::new("/proc")),
         questions,
         reloads,
         core: start.core,
