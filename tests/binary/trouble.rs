@@ -175,8 +175,7 @@ fn refused_and_late_operations_cost_only_what_they_are_for() {
                 });
                 nucleus.behave();
                 agent.wait_status("replies are heard", |status| {
-                    let heard =
-                        status["subscriptions"]["error"].is_null() && status["subscriptions"]["held"] == 2;
+                    let heard = status["subscriptions"]["error"].is_null() && status["subscriptions"]["held"] == 2;
                     (heard && core(status)["lastReport"]["fate"] == "accepted").then_some(())
                 });
             }
