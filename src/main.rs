@@ -18,6 +18,9 @@ fn main() -> ExitCode {
         Command::CheckConfig(arguments) => cli::check_config::run(&arguments),
         Command::Doctor(arguments) => cli::doctor::run(&arguments),
         Command::Shadow(arguments) => cli::shadow::run(&arguments),
+        Command::Quarantine(arguments) => cli::quarantine::run(&arguments),
+        Command::Boot(arguments) => cli::boot::run(&arguments),
+        Command::Purge(arguments) => cli::purge::run(&arguments),
         Command::Completions { shell } => completions(shell),
     };
     let exit = ended.unwrap_or_else(|error| {

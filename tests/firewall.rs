@@ -12,11 +12,13 @@ mod support;
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use edge_warden::firewall::{
-    Accounting, AccountingLan, Change, Firewall, Holding, Isolated, NftablesAccounting, NftablesFirewall, Ownership,
-    Policy, Posture, TableOwnership, Traffic, Watch, probe, sever,
+    Accounting, AccountingLan, Change, Firewall, Holding, Isolated, LinkWatch, NftablesAccounting, NftablesFirewall,
+    Ownership, Policy, Posture, TableOwnership, Traffic, Watch, probe, sever,
 };
 use edge_warden::model::{MacAddress, UnixTime};
 
@@ -535,6 +537,24 @@ fn owned_tables_survive_a_flush_of_everything() {
     drop(firewall);
     let mut other = open(&site, TableOwnership::Auto);
     assert_eq!(other.enforced().unwrap().unwrap().ownership, Some(Ownership::Orphaned));
+    // From either kind to either kind, without anybody getting out.
+    let cut = policy(&site, &[device], Posture::Isolate);
+    let mut plain = open(&site, TableOwnership::Off);
+    for (firewall, ownership) in [(&mut other, Ownership::Owned), (&mut plain, Ownership::Plain)] {
+        if ownership == Ownership::Plain {
+            // While another process owns them there is no way, and that is an error, not silence.
+            assert!(firewall.enforce(&cut, NOW).is_err());
+            continue;
+        }
+        firewall.enforce(&cut, NOW).unwrap();
+        assert_eq!(firewall.enforced().unwrap().unwrap().ownership, Some(ownership));
+    }
+    drop(other);
+    plain.enforce(&cut, NOW).unwrap();
+    assert_eq!(plain.enforced().unwrap().unwrap().ownership, Some(Ownership::Plain));
+    let mut again = open(&site, TableOwnership::Auto);
+    again.enforce(&cut, NOW).unwrap();
+    assert_eq!(again.enforced().unwrap().unwrap().ownership, Some(Ownership::Owned));
 }
 
 #[test]
@@ -653,8 +673,16 @@ fn traffic_is_counted_exactly_as_the_links_saw_it() {
     };
     let mut accounting = site.gateway().enter(|| NftablesAccounting::open(lan).unwrap());
     accounting.track(&tracked).unwrap();
-    let first = accounting.read().unwrap();
-    let link: Vec<_> = (0..4).map(|n| site.device(n).link_counters("eth0")).collect();
+    // Both baselines of the same instant: no frame (MLD, router solicitation) between the one reading and the other.
+    let links = || (0..4).map(|n| site.device(n).link_counters("eth0")).collect::<Vec<_>>();
+    let mut link = links();
+    let mut first = accounting.read().unwrap();
+    let quiet = until(PATIENCE, || {
+        link = links();
+        first = accounting.read().unwrap();
+        links() == link
+    });
+    assert!(quiet, "the site never stops talking");
     for n in [0, 3] {
         let device = site.device(n);
         let gateway = if n == 3 { site.routed_port() } else { site.gateway() };
@@ -837,4 +865,270 @@ fn dhcp_discover_as(device: &Host, chaddr: [u8; 6], limit: Duration) -> bool {
     wire.receive(limit, |frame| {
         frame.get(34..38) == Some(&[0, 67, 0, 68]) && frame.get(70..76) == Some(&chaddr)
     })
+}
+
+/// Sends frames of `device` as fast as it can until told to stop; gives their number.
+fn flood(device: &Host, frame: Vec<u8>, stop: Arc<AtomicBool>) -> std::thread::JoinHandle<u64> {
+    device.spawn({
+        let wire = device.wire();
+        move || {
+            let mut sent = 0;
+            while !stop.load(Ordering::SeqCst) {
+                wire.send(&frame);
+                sent += 1;
+            }
+            sent
+        }
+    })
+}
+
+#[test]
+fn nothing_leaks_while_the_tables_are_changed_replaced_and_handed_over() {
+    let site = Site::build(Options::default());
+    let (device, neighbour) = (site.device(0), site.device(1));
+    let mut frame = neighbour.mac.0.to_vec();
+    frame.extend(device.mac.0);
+    frame.extend([0x88, 0xb5]);
+    frame.resize(60, 0);
+    let mac = device.mac.0;
+    let from_device = move |frame: &[u8]| frame.get(6..12) == Some(mac.as_slice());
+    let stop = Arc::new(AtomicBool::new(false));
+    let flooding = flood(device, frame, Arc::clone(&stop));
+    let control = neighbour.capture("eth0", from_device);
+    assert!(
+        until(PATIENCE, || control.count() > 1000),
+        "the flood arrives before the cut"
+    );
+    let _ = control.finish();
+
+    let mut firewall = open(&site, TableOwnership::Auto);
+    let mut cut = policy(&site, &[device], Posture::Isolate);
+    firewall.enforce(&cut, NOW).unwrap();
+    let leaks = neighbour.capture("eth0", from_device);
+    let before = firewall.dropped().unwrap()[&device.ns].packets_from;
+    for n in 0..60_u8 {
+        match n % 4 {
+            0 => cut.isolated.push(isolated(site.device(2), Posture::Remediate)),
+            1 => cut.isolated[0].until = Some(UnixTime(NOW.0 + 600_000 + u64::from(n))),
+            2 => {
+                cut.isolated.truncate(1);
+                firewall.distrust();
+            }
+            _ => {
+                drop(firewall);
+                site.gateway().shell("nft list tables >/dev/null");
+                firewall = open(&site, TableOwnership::Auto);
+            }
+        }
+        firewall.enforce(&cut, NOW).unwrap();
+    }
+    let after = firewall.dropped().unwrap()[&device.ns].packets_from;
+    stop.store(true, Ordering::SeqCst);
+    let sent = flooding.join().unwrap();
+    assert_eq!(leaks.finish(), (0, vec![]), "of {sent} frames");
+    assert!(after > before + 1000, "the flood went on: {before} {after} of {sent}");
+}
+
+#[test]
+fn an_allowance_is_no_way_to_speak_for_somebody_else() {
+    let site = Site::build(Options::default());
+    let (device, gateway, other) = (site.device(0), site.gateway(), site.device(1));
+    assert!(other.ping(gateway.v4.into()));
+    let claim = |sender: [u8; 4]| {
+        let mut frame = gateway.mac.0.to_vec();
+        frame.extend(device.mac.0);
+        frame.extend([8, 6, 0, 1, 8, 0, 6, 4, 0, 2]);
+        frame.extend(device.mac.0);
+        frame.extend(sender);
+        frame.extend(gateway.mac.0);
+        frame.extend(gateway.v4.octets());
+        frame
+    };
+    let entry = || gateway.shell(&format!("ip neigh show {} dev br0", other.v4));
+    let poisoned = || entry().contains(&device.mac.to_string());
+    let send = || device.wire().send(&claim(other.v4.octets()));
+    assert!(until(PATIENCE, || {
+        send();
+        poisoned()
+    }));
+    gateway.shell("ip neigh flush dev br0");
+    assert!(other.ping(gateway.v4.into()) && !poisoned());
+    let mut firewall = open(&site, TableOwnership::Auto);
+    firewall
+        .enforce(&policy(&site, &[device], Posture::Isolate), NOW)
+        .unwrap();
+    assert!(!until(GRACE, || {
+        send();
+        poisoned()
+    }));
+    assert!(device.arp(gateway.v4, PATIENCE), "its own address it may still tell");
+}
+
+#[test]
+fn allowances_are_limited_for_each_device_by_itself() {
+    let site = Site::build(Options::default());
+    let (noisy, quiet, gateway) = (site.device(0), site.device(2), site.gateway());
+    let mut request = vec![0xff; 6];
+    request.extend(noisy.mac.0);
+    request.extend([8, 6, 0, 1, 8, 0, 6, 4, 0, 1]);
+    request.extend(noisy.mac.0);
+    request.extend(noisy.v4.octets());
+    request.extend([0; 6]);
+    request.extend(gateway.v4.octets());
+    let mac = noisy.mac.0;
+    let arp = move |frame: &[u8]| frame.get(6..12) == Some(mac.as_slice()) && frame.get(12..14) == Some(&[8, 6]);
+    let mut firewall = open(&site, TableOwnership::Auto);
+    firewall
+        .enforce(&policy(&site, &[noisy, quiet], Posture::Isolate), NOW)
+        .unwrap();
+    let arrived = gateway.capture("br0", arp);
+    let wire = noisy.wire();
+    for _ in 0..5000 {
+        wire.send(&request);
+    }
+    assert!(quiet.arp(gateway.v4, PATIENCE), "the quiet one is heard");
+    let (arrived, _) = arrived.finish();
+    assert!((1..=100).contains(&arrived), "{arrived} of 5000");
+}
+
+#[test]
+fn a_thing_known_by_address_only_is_cut_and_may_remediate() {
+    let site = Site::build(Options::default());
+    let _echo = (
+        site.gateway().echo(BROKER),
+        site.gateway().echo(7000),
+        site.internet().echo(7000),
+    );
+    let (device, gateway) = (site.device(0), site.gateway());
+    let mut probes = Vec::new();
+    for to in [
+        IpAddr::from(site.internet().v4),
+        site.internet().v6.into(),
+        gateway.v4.into(),
+    ] {
+        over_ip(&mut probes, "victim", device, to);
+    }
+    assert_eq!(passing(&probes, PATIENCE), names(&probes));
+    let mut firewall = open(&site, TableOwnership::Auto);
+    let mut cut = policy(&site, &[device], Posture::Remediate);
+    cut.isolated[0].macs.clear();
+    // Neighbour discovery of an address without its hardware address is not an allowance: keep what is known.
+    gateway.shell(&format!(
+        "ip neigh replace {} lladdr {} dev br0 nud permanent",
+        device.v4, device.mac
+    ));
+    device.shell(&format!(
+        "ip neigh replace {} lladdr {} dev eth0 nud permanent",
+        gateway.v4, gateway.mac
+    ));
+    firewall.enforce(&cut, NOW).unwrap();
+    assert_eq!(passing(&probes, GRACE), BTreeSet::new());
+    assert!(
+        device
+            .connect(gateway.v4.into(), BROKER, PATIENCE)
+            .is_some_and(|mut stream| alive(&mut stream, PATIENCE))
+    );
+    cut.isolated[0].posture = Posture::Isolate;
+    firewall.enforce(&cut, NOW).unwrap();
+    assert!(device.connect(gateway.v4.into(), BROKER, GRACE).is_none());
+}
+
+#[test]
+fn a_plain_interface_that_is_made_anew_is_covered_again() {
+    let site = Site::build(Options::default());
+    let (device, port) = (site.device(3), site.routed_port());
+    let mut firewall = open(&site, TableOwnership::Auto);
+    let cut = policy(&site, &[device], Posture::Isolate);
+    firewall.enforce(&cut, NOW).unwrap();
+    let mut links = port.enter(|| LinkWatch::open().unwrap());
+    let remake = || {
+        port.shell("ip link del lan3");
+        port.shell(&format!(
+            "ip link add lan3 address {} type veth peer name eth0 address {} netns {} && ip link set lan3 up && \
+             ip addr add {}/24 dev lan3",
+            port.mac, device.mac, device.ns, port.v4
+        ));
+        device.shell(&format!("ip link set eth0 up; ip addr add {}/24 dev eth0", device.v4));
+    };
+    remake();
+    let mut seen = Vec::new();
+    while !(seen.contains(&Change::LinkGone("lan3".into())) && seen.last() == Some(&Change::LinkPresent("lan3".into())))
+    {
+        seen.extend(links.read().unwrap());
+    }
+    firewall.distrust();
+    firewall.enforce(&cut, NOW).unwrap();
+    assert!(!device.ping(port.v4.into()));
+    assert_eq!(firewall.enforced().unwrap().unwrap().differences, Vec::<String>::new());
+    firewall.enforce(&policy(&site, &[], Posture::Isolate), NOW).unwrap();
+    assert!(device.ping(port.v4.into()), "and it was the firewall that stopped it");
+}
+
+#[test]
+fn a_bridge_port_that_is_new_is_covered_by_itself() {
+    let site = Site::build(Options::default());
+    let (device, gateway) = (site.device(0), site.gateway());
+    let mut firewall = open(&site, TableOwnership::Auto);
+    firewall
+        .enforce(&policy(&site, &[device], Posture::Isolate), NOW)
+        .unwrap();
+    gateway.shell("ip link del lan0");
+    gateway.shell(&format!(
+        "ip link add lan9 type veth peer name eth0 address {} netns {} && ip link set lan9 master br0 up",
+        device.mac, device.ns
+    ));
+    device.shell(&format!("ip link set eth0 up; ip addr add {}/24 dev eth0", device.v4));
+    assert!(
+        device.arp(gateway.v4, PATIENCE),
+        "the new port works for what is allowed"
+    );
+    assert!(!device.ping(gateway.v4.into()) && !device.arp(site.device(1).v4, GRACE));
+    firewall.enforce(&policy(&site, &[], Posture::Isolate), NOW).unwrap();
+    assert!(device.ping(gateway.v4.into()) && device.arp(site.device(1).v4, PATIENCE));
+}
+
+#[test]
+#[allow(clippy::disallowed_methods, reason = "a measurement")]
+fn two_hundred_and_fifty_devices_are_cut_in_one_quick_transaction() {
+    let site = Site::build(Options::default());
+    let mut firewall = open(&site, TableOwnership::Auto);
+    let empty = policy(&site, &[], Posture::Isolate);
+    let mut all = empty.clone();
+    for n in 0..250_u8 {
+        all.isolated.push(Isolated {
+            label: format!("thing-{n}"),
+            macs: [MacAddress([2, 0xcc, 0, 0, 0, n])].into(),
+            v4: [[10, 20, 1, n].into()].into(),
+            v6: [std::net::Ipv6Addr::new(0xfd20, 0, 0, 0, 0, 0, 1, n.into())].into(),
+            posture: Posture::Isolate,
+            until: None,
+        });
+    }
+    let (mut whole, mut single, mut same) = (Vec::new(), Vec::new(), Vec::new());
+    firewall.enforce(&empty, NOW).unwrap();
+    for _ in 0..100 {
+        let start = std::time::Instant::now();
+        firewall.enforce(&all, NOW).unwrap();
+        whole.push(start.elapsed());
+        let mut one_less = all.clone();
+        one_less.isolated.pop();
+        firewall.enforce(&one_less, NOW).unwrap();
+        let start = std::time::Instant::now();
+        firewall.enforce(&all, NOW).unwrap();
+        single.push(start.elapsed());
+        let start = std::time::Instant::now();
+        firewall.enforce(&all, NOW).unwrap();
+        same.push(start.elapsed());
+        firewall.enforce(&empty, NOW).unwrap();
+    }
+    whole.sort();
+    single.sort();
+    same.sort();
+    println!("nothing new: p50 {:?}", same[50]);
+    println!(
+        "250 at once: p50 {:?} p99 {:?}; one more: p50 {:?} p99 {:?}",
+        whole[50], whole[98], single[50], single[98]
+    );
+    // A debug build on a busy machine; the promise for the whole way, 100 ms at p99, is measured with a release build.
+    assert!(whole[50] < Duration::from_millis(100) && single[50] < Duration::from_millis(100));
 }

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use edge_warden::agent::clock::Clock;
 use edge_warden::agent::host::HostSource;
+use edge_warden::agent::warden::Warden;
 use edge_warden::agent::{self, Ended, Parts};
 use edge_warden::collect::{HostSample, Interface, SocketTable};
 use edge_warden::config::{LogLevel, Mode, load_component};
@@ -25,6 +26,7 @@ use edge_warden::greengrass::{
     ComponentState, Destination, Incoming, IncomingSender, Nucleus, NucleusError, NucleusKind, SubscriptionId,
 };
 use edge_warden::model::{Counters, Missing, Monotonic, Reason, ThingName, UnixTime};
+use edge_warden::quarantine::Now;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
@@ -353,8 +355,18 @@ impl Running {
             let configuration = world.lock().configuration.clone();
             let log_world = world.clone();
             let (_reload, reloads) = mpsc::channel(1);
+            let config = load_component(configuration, &dir, Mode::Greengrass).unwrap();
+            let clock = TestClock(world.clone());
+            let sample = world.change(|outside| outside.host.clone());
+            let now = Now {
+                monotonic: clock.monotonic(),
+                wall: clock.wall(),
+            };
+            let warden = Warden::begin(&config, &core, &dir, &boot_id, &sample, now).unwrap();
             let parts = Parts {
-                clock: TestClock(world.clone()),
+                clock,
+                warden,
+                sample,
                 link,
                 events,
                 host: Box::new(TestHost(world)),
@@ -363,7 +375,7 @@ impl Running {
                 core,
                 kind,
                 mode: Mode::Greengrass,
-                config: load_component(configuration, &dir, Mode::Greengrass).unwrap(),
+                config,
                 config_error: None,
                 boot_id,
                 state_dir: dir.clone(),
@@ -406,7 +418,13 @@ impl Running {
     fn status(&self) -> Value {
         let (reply, answer) = oneshot::channel();
         let request = Request::Status;
-        self.questions.blocking_send(Asked { request, reply }).unwrap();
+        self.questions
+            .blocking_send(Asked {
+                request,
+                who: "uid 0".to_owned(),
+                reply,
+            })
+            .unwrap();
         match answer.blocking_recv().unwrap() {
             Answer::Ok(status) => status,
             Answer::Error(error) => panic!("{error}"),

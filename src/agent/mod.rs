@@ -8,10 +8,13 @@ pub mod files;
 pub mod host;
 mod reload;
 mod reporting;
+mod shadows;
+pub mod site;
 mod status;
 mod subscriptions;
+pub mod warden;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::future::Future;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -22,10 +25,12 @@ use tokio::task::JoinHandle;
 use crate::collect::HostSample;
 use crate::config::{Config, LogLevel, Mode};
 use crate::control::{Answer, Asked, Request};
+use crate::firewall::{Change, LinkWatch, Watch};
 use crate::greengrass::link::{Command, NucleusEvent, NucleusEvents, NucleusLink, Stopped, Token};
 use crate::greengrass::topic::ShadowNameError;
 use crate::greengrass::{ComponentState, Destination, NucleusError, NucleusKind};
 use crate::model::{Monotonic, ThingName};
+use crate::quarantine::{Event, Now};
 
 pub use reload::remember as remember_configuration;
 
@@ -33,10 +38,15 @@ use clock::Clock;
 use host::HostSource;
 use reload::Reload;
 use reporting::{Place, Reporting};
+use shadows::{Heard, Shadows};
 use subscriptions::Subscriptions;
+use warden::Warden;
 
 /// The loop looks at the clock at least this often, so suspend and clock changes are noticed.
 const LONGEST_NAP: Duration = Duration::from_secs(5);
+
+/// Notifications that may wait for the loop; each leads to one comparison of everything.
+const CHANGES: usize = 64;
 
 /// Everything the agent is made of.
 pub struct Parts<C> {
@@ -66,6 +76,10 @@ pub struct Parts<C> {
     pub boot_id: String,
     /// Where state is kept.
     pub state_dir: PathBuf,
+    /// Quarantine, already enforcing what was decided before.
+    pub warden: Warden,
+    /// The sample that was made for.
+    pub sample: HostSample,
     /// Where relative `include` paths of the component configuration start.
     pub include_dir: PathBuf,
     /// Where the last valid configuration is kept; `None` when a file is the configuration.
@@ -99,6 +113,10 @@ struct Agent<C> {
     stop_after_reports: Option<u64>,
     reporting: Reporting,
     subscriptions: Subscriptions,
+    warden: Warden,
+    shadows: Shadows,
+    /// The newest sample, for rails and LAN when the configuration changes.
+    sample: HostSample,
     reload: Reload,
     /// Idle between samples; `None` while a sample is being taken.
     host: Option<Box<dyn HostSource>>,
@@ -147,6 +165,9 @@ pub async fn run<C: Clock>(parts: Parts<C>, stop: impl Future<Output = ()>) -> E
         mode: parts.mode,
         started: now,
         subscriptions: Subscriptions::new(now),
+        shadows: Shadows::new(&parts.config.quarantine.shadow, now),
+        warden: parts.warden,
+        sample: parts.sample,
         reload: Reload::new(parts.last_good_config, parts.include_dir, parts.config_error),
         host: Some(host),
         next_sample: now,
@@ -164,12 +185,15 @@ pub async fn run<C: Clock>(parts: Parts<C>, stop: impl Future<Output = ()>) -> E
     agent.send(Command::UpdateState(ComponentState::Running));
     agent.send(Command::WatchConfiguration);
     let mut measuring: Option<Measuring> = None;
+    let mut changes = watch_tables_and_links(agent.warden.port());
     tokio::pin!(stop);
     let ended = loop {
         if agent.is_done() {
             break Ended::Stopped;
         }
+        agent.keep_quarantine();
         agent.keep_subscriptions();
+        agent.keep_shadows();
         if measuring.is_none() {
             measuring = agent.measure_if_due();
         }
@@ -181,6 +205,13 @@ pub async fn run<C: Clock>(parts: Parts<C>, stop: impl Future<Output = ()>) -> E
                 None => break Ended::NucleusGone,
             },
             Some(asked) = questions.recv() => agent.answer(asked),
+            Some(change) = changes.recv() => {
+                let now = agent.now();
+                agent.warden.changed(&change, now);
+                if change.iter().any(|change| matches!(change, Change::LinkPresent(_) | Change::LinkGone(_))) {
+                    agent.next_sample = now.monotonic;
+                }
+            }
             Some(()) = reloads.recv() => agent.send(Command::Configuration),
             sample = finished(&mut measuring) => {
                 measuring = None;
@@ -210,6 +241,47 @@ async fn ended_link(link: NucleusLink) {
     }
 }
 
+/// Notifications about our tables and the LAN's links, from threads that wait for them. When a watch cannot be opened
+/// the regular comparison is what remains.
+fn watch_tables_and_links(own_port: Option<u32>) -> mpsc::Receiver<Vec<Change>> {
+    let (sender, receiver) = mpsc::channel(CHANGES);
+    let tables = Watch::open(own_port).map(|mut watch| Box::new(move || watch.read()) as Box<dyn ReadChanges>);
+    let links = LinkWatch::open().map(|mut watch| Box::new(move || watch.read()) as Box<dyn ReadChanges>);
+    for (name, watch) in [("nftables-watch", tables), ("link-watch", links)] {
+        let mut read = match watch {
+            Ok(read) => read,
+            Err(error) => {
+                tracing::warn!(%error, "{name}: not to be had; rules are compared every 10 s only");
+                continue;
+            }
+        };
+        let sender = sender.clone();
+        let spawned = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+            while let Ok(changes) = read() {
+                // a full channel means that a comparison is coming anyway
+                if !changes.is_empty() && matches!(sender.try_send(changes), Err(mpsc::error::TrySendError::Closed(_)))
+                {
+                    return;
+                }
+            }
+            tracing::warn!("{name} ended; rules are compared every 10 s only");
+        });
+        if let Err(error) = spawned {
+            tracing::warn!(%error, "{name}: no thread; rules are compared every 10 s only");
+        }
+    }
+    receiver
+}
+
+type SiteView = (
+    crate::firewall::Lan,
+    BTreeMap<ThingName, crate::quarantine::Identity>,
+    BTreeMap<String, BTreeSet<crate::model::MacAddress>>,
+);
+
+trait ReadChanges: FnMut() -> std::io::Result<Vec<Change>> + Send {}
+impl<F: FnMut() -> std::io::Result<Vec<Change>> + Send> ReadChanges for F {}
+
 impl<C: Clock> Agent<C> {
     fn is_done(&self) -> bool {
         self.stop_after_reports
@@ -225,8 +297,12 @@ impl<C: Clock> Agent<C> {
                 wake = wake.min(due);
             }
         }
-        if let Some(retry) = self.subscriptions.next_retry() {
-            wake = wake.min(retry);
+        wake = wake.min(self.warden.next_wake());
+        for other in [self.subscriptions.next_retry(), self.shadows.next_wake()]
+            .into_iter()
+            .flatten()
+        {
+            wake = wake.min(other);
         }
         // never a busy loop, whatever the state above says
         self.clock.real(wake.since(now)).max(Duration::from_millis(1))
@@ -255,6 +331,8 @@ impl<C: Clock> Agent<C> {
         self.host = Some(host);
         self.samples += 1;
         self.reporting.observe(&sample);
+        self.warden.look_around(&sample, &self.config);
+        self.sample = sample;
         let (now, wall) = (self.clock.monotonic(), self.clock.wall());
         if let Some(publish) = self.reporting.next_report(now, wall) {
             let token = self.tokens.next();
@@ -282,13 +360,16 @@ impl<C: Clock> Agent<C> {
         if self.reporting.replies_are_silent() {
             tracing::warn!("a report was not answered; subscribing anew");
             self.subscriptions.renew();
+            self.shadows.read_all();
             self.reporting.resubscribed(now);
             // what ended those silently may have ended this one too, and changes may have been missed
             self.send(Command::WatchConfiguration);
             self.send(Command::Configuration);
         }
         let replies = self.reporting.reply_filters();
-        self.subscriptions.want(replies.clone());
+        let mut wanted = replies.clone();
+        wanted.extend(self.shadows.filters());
+        self.subscriptions.want(wanted);
         for command in self.subscriptions.commands(now, &mut self.tokens) {
             self.send(command);
         }
@@ -296,16 +377,82 @@ impl<C: Clock> Agent<C> {
             .set_replies_known(self.subscriptions.holds(&replies), now);
     }
 
+    fn now(&self) -> Now {
+        Now {
+            monotonic: self.clock.monotonic(),
+            wall: self.clock.wall(),
+        }
+    }
+
+    fn keep_quarantine(&mut self) {
+        let now = self.now();
+        self.warden.tick(now);
+        let Some((lan, identities, ports)) = self.site_view() else {
+            return;
+        };
+        let mut things: BTreeSet<ThingName> = identities.keys().cloned().collect();
+        things.insert(self.core.clone());
+        self.shadows.set_things(&things);
+        self.warden.set_site(lan, identities, ports, now);
+    }
+
+    fn site_view(&self) -> Option<SiteView> {
+        let lan = warden::lan(&self.sample, &self.config)?;
+        Some((lan, warden::configured_identities(&self.config), BTreeMap::new()))
+    }
+
+    fn keep_shadows(&mut self) {
+        let now = self.now();
+        // what was decided since is answered from the document as it is now, not as it was when last read
+        self.warden.tell(&mut self.shadows, now);
+        let subscribed = self.subscriptions.holds(&self.shadows.filters());
+        let (commands, heard) = self.shadows.commands(subscribed, now.monotonic, &mut self.tokens);
+        for command in commands {
+            self.send(command);
+        }
+        for heard in heard {
+            self.heard(heard, now);
+        }
+    }
+
+    fn heard(&mut self, heard: Heard, now: Now) {
+        match heard {
+            Heard::Document(place, reading) => self.warden.document(place, *reading, now),
+            Heard::NotSent(place) => self.warden.not_told(&place),
+            Heard::Silent => {
+                tracing::warn!("a shadow was not answered; subscribing anew and reading all of them");
+                self.subscriptions.renew();
+                self.shadows.read_all();
+            }
+        }
+    }
+
     fn nucleus_event(&mut self, event: NucleusEvent) {
-        let now = self.clock.monotonic();
+        let both = self.now();
+        let now = both.monotonic;
         match event {
-            NucleusEvent::Published { token, result } => {
-                self.reporting.published(token, result, now);
-                self.reporting.persist(&self.state_dir);
+            NucleusEvent::Published { token, result } => match self.shadows.published(token, &result, now) {
+                Some(heard) => heard.into_iter().for_each(|heard| self.heard(heard, both)),
+                None => {
+                    self.reporting.published(token, result, now);
+                    self.reporting.persist(&self.state_dir);
+                }
+            },
+            NucleusEvent::Shadow { token, result } => {
+                if let Some(heard) = self.shadows.shadow(token, result, now) {
+                    self.heard(heard, both);
+                }
+            }
+            NucleusEvent::ShadowUpdated { token, result } => {
+                if let Some(heard) = self.shadows.shadow_updated(token, result, now) {
+                    self.heard(heard, both);
+                }
             }
             NucleusEvent::Subscribed { token, result } => self.subscriptions.subscribed(token, result, now),
-            NucleusEvent::Message { topic, payload, .. } => {
-                if self.reporting.message(&topic, &payload, now) {
+            NucleusEvent::Message { from, topic, payload } => {
+                if let Some(heard) = self.shadows.message(from, &topic, &payload, now) {
+                    self.heard(heard, both);
+                } else if self.reporting.message(&topic, &payload, now) {
                     self.reporting.persist(&self.state_dir);
                 }
             }
@@ -314,6 +461,8 @@ impl<C: Clock> Agent<C> {
                 let level = self.config.log.level;
                 if let Some(config) = self.reload.received(result, self.mode, &self.config) {
                     self.reporting.reconfigure(&config, self.mode, self.kind, now);
+                    self.shadows.reconfigure(&config.quarantine.shadow);
+                    self.warden.reconfigure(&config, Some(&self.sample), both);
                     self.next_sample = now;
                     self.config = config;
                     if self.config.log.level != level {
@@ -336,9 +485,7 @@ impl<C: Clock> Agent<C> {
             NucleusEvent::StateUpdated(Ok(()))
             | NucleusEvent::ConfigurationWatched(Ok(()))
             | NucleusEvent::Ready { .. }
-            | NucleusEvent::Unavailable(_)
-            | NucleusEvent::Shadow { .. }
-            | NucleusEvent::ShadowUpdated { .. } => {}
+            | NucleusEvent::Unavailable(_) => {}
         }
     }
 
@@ -350,9 +497,45 @@ impl<C: Clock> Agent<C> {
     }
 
     fn answer(&mut self, asked: Asked) {
+        let now = self.now();
         match asked.request {
             Request::Status => {
                 let _ = asked.reply.send(Answer::Ok(self.status()));
+            }
+            Request::QuarantineAdd {
+                thing,
+                posture,
+                until,
+                reason,
+            } => {
+                let event = Event::OperatorAdd {
+                    thing: thing.clone(),
+                    posture,
+                    until,
+                    reason,
+                    who: asked.who,
+                };
+                self.warden.event(event, now);
+                let _ = asked.reply.send(Answer::Ok(self.warden.why(&thing)));
+            }
+            Request::QuarantineRelease { thing } => {
+                self.warden.event(
+                    Event::OperatorRelease {
+                        thing: thing.clone(),
+                        who: asked.who,
+                    },
+                    now,
+                );
+                let _ = asked.reply.send(Answer::Ok(self.warden.why(&thing)));
+            }
+            Request::QuarantineList => {
+                let _ = asked.reply.send(Answer::Ok(self.warden.list()));
+            }
+            Request::QuarantinePlan => {
+                let _ = asked.reply.send(Answer::Ok(self.warden.plan(now.wall)));
+            }
+            Request::QuarantineWhy { thing } => {
+                let _ = asked.reply.send(Answer::Ok(self.warden.why(&thing)));
             }
             Request::WriteDesired { thing, name, desired } => {
                 let shadow = match name.map(|name| name.parse()).transpose() {

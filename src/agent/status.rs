@@ -23,6 +23,8 @@ impl<C: Clock> Agent<C> {
             "stateDir": self.state_dir,
             "reports": self.reporting.status(now),
             "subscriptions": self.subscriptions.status(),
+            "quarantine": self.warden.status(),
+            "shadows": self.shadows.status(),
             "droppedMessages": self.link.dropped(),
             "unreadableMessages": sdk::unreadable_messages(),
             "configuration": {"effective": self.config.effective(), "reload": self.reload.status()},

@@ -59,6 +59,15 @@ pub enum Command {
     ///
     /// DESIRED_JSON is merged into state.desired; null deletes a key. With AWS, use AWS: this is for trying things out.
     Shadow(Shadow),
+    /// Cut devices off, let them go, and see why they are cut off.
+    ///
+    /// A thing is quarantined while any cause holds: a shadow, an alarm, the operator. `release` ends every cause of a
+    /// thing. Every decision is a line in the audit log.
+    Quarantine(Quarantine),
+    /// Enforce the stored decisions and exit: for a boot unit that runs before the network is up.
+    Boot(Place),
+    /// Remove everything Edge Warden put on this host: rules, stored decisions, state. The agent must be stopped.
+    Purge(Purge),
     /// Print a completion script for a shell.
     Completions {
         /// The shell.
@@ -174,4 +183,85 @@ pub struct Shadow {
     /// A named shadow instead of the classic one
     #[arg(long)]
     pub name: Option<String>,
+}
+
+/// Which agent's state is meant.
+#[derive(Debug, Args)]
+pub struct Place {
+    /// The standalone agent of DIR
+    #[arg(long, value_name = "DIR", conflicts_with = "state_dir")]
+    pub standalone: Option<PathBuf>,
+    /// The agent whose state is in DIR instead of /var/lib/edge-warden
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+}
+
+/// `quarantine`
+#[derive(Debug, Args)]
+pub struct Quarantine {
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: QuarantineVerb,
+    /// Ask the standalone agent of DIR
+    #[arg(long, value_name = "DIR", global = true)]
+    pub standalone: Option<PathBuf>,
+    /// Ask the agent whose state is in DIR
+    #[arg(long, value_name = "DIR", global = true, conflicts_with = "standalone")]
+    pub state_dir: Option<PathBuf>,
+    /// Print everything as JSON
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+/// The verbs of `quarantine`.
+#[derive(Debug, Subcommand)]
+pub enum QuarantineVerb {
+    /// Cut a thing off until it is released
+    Add {
+        /// Whom
+        thing: ThingName,
+        /// What it may still do; as configured when not given
+        #[arg(long, value_enum)]
+        mode: Option<Mode>,
+        /// End by itself after this many seconds
+        #[arg(long = "for", value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3_153_600_000))]
+        seconds: Option<u64>,
+        /// Why, for the audit log and the shadow
+        #[arg(long)]
+        reason: Option<String>,
+    },
+    /// End every cause of a thing's quarantine
+    Release {
+        /// Whom
+        thing: ThingName,
+    },
+    /// Who is quarantined, why and how it stands
+    List,
+    /// The decisions and the rules they make
+    Plan,
+    /// One thing's causes, decision and enforcement
+    Why {
+        /// Whom
+        thing: ThingName,
+    },
+}
+
+/// Postures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Mode {
+    /// Nothing but ARP/ND with the gateway and DHCP
+    Isolate,
+    /// As isolate, and the core's own broker
+    Remediate,
+}
+
+/// `purge`
+#[derive(Debug, Args)]
+pub struct Purge {
+    /// Yes, remove it: devices that are cut off get their network back
+    #[arg(long, required = true)]
+    pub yes: bool,
+    /// Where the state is.
+    #[command(flatten)]
+    pub place: Place,
 }

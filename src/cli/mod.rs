@@ -1,9 +1,12 @@
 //! The command line: arguments in, documents and exit codes out.
 
 pub mod args;
+pub mod boot;
 pub mod check_config;
 pub mod doctor;
 pub mod logging;
+pub mod purge;
+pub mod quarantine;
 pub mod report;
 pub mod run;
 pub mod shadow;

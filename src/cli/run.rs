@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
 use edge_warden::agent::clock::{Clock, SystemClock};
+use edge_warden::agent::warden::Warden;
 use edge_warden::agent::{self, Ended, Parts, files};
-use edge_warden::collect::{HostCollector, HostPaths};
+use edge_warden::collect::{HostCollector, HostPaths, HostSample};
 use edge_warden::config::{Config, LogFormat, LogLevel, Mode, STATE_DIR_DEFAULT, load_component, load_file};
 use edge_warden::control::{self, SYSTEM_SOCKET};
 use edge_warden::greengrass::link::{Command, NucleusEvent, NucleusEvents, NucleusLink};
@@ -13,6 +14,7 @@ use edge_warden::greengrass::sdk::SdkNucleus;
 use edge_warden::greengrass::standalone::StandaloneNucleus;
 use edge_warden::greengrass::{Nucleus, NucleusError, NucleusKind};
 use edge_warden::model::ThingName;
+use edge_warden::quarantine::Now;
 use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -22,7 +24,7 @@ use super::logging::{self, LevelHandle};
 use super::{Exit, InvalidConfiguration, args};
 
 /// The last valid configuration a nucleus gave, in the state folder.
-const LAST_GOOD: &str = "last-good-configuration.json";
+pub(crate) const LAST_GOOD: &str = "last-good-configuration.json";
 /// Questions from the control socket that may wait for the loop.
 const QUESTIONS: usize = 16;
 
@@ -39,6 +41,8 @@ struct Start {
     state_dir: PathBuf,
     socket: PathBuf,
     log: LevelHandle,
+    warden: Warden,
+    sample: HostSample,
 }
 
 /// Run the agent until it is told to stop.
@@ -46,7 +50,7 @@ pub fn run(arguments: args::Run) -> anyhow::Result<Exit> {
     let clock = SystemClock::accelerated(arguments.accelerate);
     let start = match &arguments.standalone {
         Some(dir) => begin_standalone(dir, &arguments, clock)?,
-        None => begin_greengrass(&arguments)?,
+        None => begin_greengrass(&arguments, &clock)?,
     };
     if arguments.accelerate != 1 {
         tracing::warn!(
@@ -99,6 +103,8 @@ async fn serve(start: Start, clock: SystemClock, stop_after_reports: Option<u64>
         include_dir: include_dir(),
         boot_id: boot_id(),
         state_dir: start.state_dir,
+        warden: start.warden,
+        sample: start.sample,
         last_good_config: start.last_good_config,
         stop_after_reports,
         set_log_level: Box::new(move |level| {
@@ -129,6 +135,8 @@ fn begin_standalone(dir: &Path, arguments: &args::Run, clock: SystemClock) -> an
     };
     files::make_folder(dir)?;
     let log = logging::start(filter_of(config.log.level), config.log.format == LogFormat::Json);
+    let state_dir = dir.join("state");
+    let (warden, sample) = enforce_stored(&config, &arguments.thing, &state_dir, &clock)?;
     let (folder, thing, file) = (dir.to_owned(), arguments.thing.clone(), arguments.config.clone());
     let (link, mut events) = NucleusLink::spawn(move |incoming| {
         let configuration = Box::new(move || file_configuration(file.as_deref()));
@@ -151,14 +159,30 @@ fn begin_standalone(dir: &Path, arguments: &args::Run, clock: SystemClock) -> an
         config,
         config_error: None,
         last_good_config: None,
-        state_dir: dir.join("state"),
+        state_dir,
         socket: control::socket_path(Some(dir)),
         log,
+        warden,
+        sample,
     })
 }
 
-fn begin_greengrass(arguments: &args::Run) -> anyhow::Result<Start> {
+fn begin_greengrass(arguments: &args::Run, clock: &SystemClock) -> anyhow::Result<Start> {
     let log = logging::start(LevelFilter::INFO, false);
+    let fixed_dir = arguments.state_dir.clone();
+    let last_good = fixed_dir
+        .clone()
+        .unwrap_or_else(|| PathBuf::from(STATE_DIR_DEFAULT))
+        .join(LAST_GOOD);
+    // What was decided before is enforced before anything is connected to, by the last configuration known.
+    let before = last_good_config(&last_good).unwrap_or_default();
+    let state_dir = fixed_dir.clone().unwrap_or_else(|| before.state_dir.clone());
+    let named = std::env::var("AWS_IOT_THING_NAME")
+        .ok()
+        .and_then(|name| name.parse().ok());
+    let placeholder = || "core".parse().map_err(anyhow::Error::new);
+    let named = named.map_or_else(placeholder, Ok)?;
+    let (mut warden, sample) = enforce_stored(&before, &named, &state_dir, clock)?;
     let (link, mut events) = NucleusLink::spawn(|incoming| {
         SdkNucleus::connect(incoming).map(|nucleus| Box::new(nucleus) as Box<dyn Nucleus>)
     })?;
@@ -181,7 +205,11 @@ fn begin_greengrass(arguments: &args::Run) -> anyhow::Result<Start> {
     if config.log.format == LogFormat::Json {
         tracing::warn!("log.format json takes effect in standalone only; the nucleus adds its own format");
     }
+    warden.set_core(&core);
+    warden.reconfigure(&config, Some(&sample), now(clock));
     Ok(Start {
+        warden,
+        sample,
         link,
         events,
         kind,
@@ -192,7 +220,8 @@ fn begin_greengrass(arguments: &args::Run) -> anyhow::Result<Start> {
         socket: fixed_dir
             .as_ref()
             .map_or_else(|| PathBuf::from(SYSTEM_SOCKET), |dir| dir.join("control.sock")),
-        state_dir: fixed_dir.unwrap_or_else(|| config.state_dir.clone()),
+        // a changed stateDir takes effect with the next start: this one's decisions are in the old place
+        state_dir,
         config,
         log,
     })
@@ -230,12 +259,7 @@ fn choose(answer: Result<Value, NucleusError>, last_good: &Path) -> anyhow::Resu
         },
         Err(error) => anyhow!(error).context("the configuration cannot be read from the nucleus"),
     };
-    let older = files::read(last_good)
-        .ok()
-        .flatten()
-        .and_then(|content| serde_json::from_slice(&content).ok())
-        .and_then(|value| load_component(value, &include_dir(), Mode::Greengrass).ok());
-    match older {
+    match last_good_config(last_good) {
         Some(config) => {
             tracing::error!(
                 error = format!("{error:#}"),
@@ -245,6 +269,32 @@ fn choose(answer: Result<Value, NucleusError>, last_good: &Path) -> anyhow::Resu
         }
         // a first deployment with an invalid configuration: failing lets Greengrass roll it back
         None => Err(error),
+    }
+}
+
+/// The last configuration that was valid, if one is kept and still is.
+pub(crate) fn last_good_config(path: &Path) -> Option<Config> {
+    let content = files::read(path).ok().flatten()?;
+    load_component(serde_json::from_slice(&content).ok()?, &include_dir(), Mode::Greengrass).ok()
+}
+
+/// Load what was decided before and enforce it.
+pub(crate) fn enforce_stored(
+    config: &Config,
+    core: &ThingName,
+    state_dir: &Path,
+    clock: &SystemClock,
+) -> anyhow::Result<(Warden, HostSample)> {
+    files::make_folder(state_dir)?;
+    let sample = HostCollector::new(HostPaths::default()).collect();
+    let warden = Warden::begin(config, core, state_dir, &boot_id(), &sample, now(clock))?;
+    Ok((warden, sample))
+}
+
+fn now(clock: &SystemClock) -> Now {
+    Now {
+        monotonic: clock.monotonic(),
+        wall: clock.wall(),
     }
 }
 

@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::model::ThingName;
+use crate::model::{ThingName, UnixTime};
+use crate::quarantine::Posture;
 
 /// A question to the running agent, as one line of JSON: `{"verb":"status"}`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -16,6 +17,34 @@ use crate::model::ThingName;
 pub enum Request {
     /// Everything the agent knows about its own work.
     Status,
+    /// Quarantine a thing on the operator's word.
+    QuarantineAdd {
+        /// Whom.
+        thing: ThingName,
+        /// How hard; as configured when absent.
+        #[serde(default)]
+        posture: Option<Posture>,
+        /// Until when, milliseconds since 1970; until released when absent.
+        #[serde(default)]
+        until: Option<UnixTime>,
+        /// Why.
+        #[serde(default)]
+        reason: Option<String>,
+    },
+    /// End every cause of a thing's quarantine.
+    QuarantineRelease {
+        /// Whom.
+        thing: ThingName,
+    },
+    /// Who is quarantined, why and how it stands.
+    QuarantineList,
+    /// The decisions and the rules they make.
+    QuarantinePlan,
+    /// One thing's causes, decision and enforcement.
+    QuarantineWhy {
+        /// Whom.
+        thing: ThingName,
+    },
     /// Write `desired` into a thing's shadow; only the embedded stand-in can (with AWS, use AWS).
     WriteDesired {
         /// Whose shadow.

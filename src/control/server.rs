@@ -23,6 +23,8 @@ const AT_ONCE: usize = 16;
 pub struct Asked {
     /// The question.
     pub request: Request,
+    /// Who asks, for the audit log (`uid 0`).
+    pub who: String,
     /// Takes the answer.
     pub reply: oneshot::Sender<Answer>,
 }
@@ -120,7 +122,7 @@ pub async fn serve(listener: UnixListener, questions: mpsc::Sender<Asked>) {
 async fn converse(mut stream: UnixStream, own_uid: u32, questions: &mpsc::Sender<Asked>) -> io::Result<()> {
     let asker = stream.peer_cred()?.uid();
     let answer = if asker == 0 || asker == own_uid {
-        answer(&mut stream, questions).await?
+        answer(&mut stream, format!("uid {asker}"), questions).await?
     } else {
         Answer::Error(format!(
             "user {asker} may not ask; only root and the agent's own user may"
@@ -131,7 +133,7 @@ async fn converse(mut stream: UnixStream, own_uid: u32, questions: &mpsc::Sender
     stream.write_all(&line).await
 }
 
-async fn answer(stream: &mut UnixStream, questions: &mpsc::Sender<Asked>) -> io::Result<Answer> {
+async fn answer(stream: &mut UnixStream, who: String, questions: &mpsc::Sender<Asked>) -> io::Result<Answer> {
     let mut line = Vec::new();
     BufReader::new(stream.take(MAX_QUESTION))
         .read_until(b'\n', &mut line)
@@ -142,7 +144,7 @@ async fn answer(stream: &mut UnixStream, questions: &mpsc::Sender<Asked>) -> io:
     };
     let (reply, answered) = oneshot::channel();
     let gone = || Answer::Error("the agent is stopping".to_owned());
-    if questions.send(Asked { request, reply }).await.is_err() {
+    if questions.send(Asked { request, who, reply }).await.is_err() {
         return Ok(gone());
     }
     Ok(answered.await.unwrap_or_else(|_| gone()))

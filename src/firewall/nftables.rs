@@ -108,10 +108,12 @@ impl NftablesFirewall {
 
     /// All tables anew in one transaction, going on with the counters of the old ones.
     fn replace(&mut self, wanted: &[Table], now: UnixTime) -> Result<(), NetlinkError> {
-        match self.try_replace(wanted, self.flags(), now) {
-            Err(error) if self.flags() != 0 && unsupported_ownership(&error) => {
+        let flags = self.flags();
+        match self.try_replace(wanted, flags, now) {
+            Err(error) if flags != 0 && unsupported_ownership(&error) => {
+                self.try_replace(wanted, 0, now)?;
                 self.ownership = TableOwnership::Off;
-                self.try_replace(wanted, 0, now)
+                Ok(())
             }
             result => result,
         }

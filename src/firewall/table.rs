@@ -329,15 +329,17 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 impl Table {
-    /// The same table without its elements: what stays while devices come and go.
-    pub(crate) fn skeleton(&self) -> Table {
-        let mut skeleton = self.clone();
-        for set in &mut skeleton.sets {
-            if let Elements::Listed(elements) = &mut set.elements {
-                elements.clear();
-            }
-        }
-        skeleton
+    /// Whether the two differ in nothing but the elements we list: what stays while devices come and go.
+    pub(crate) fn same_shape(&self, other: &Table) -> bool {
+        let sets = self.sets.len() == other.sets.len()
+            && self.sets.iter().zip(&other.sets).all(|(a, b)| {
+                let filled_alike = match (&a.elements, &b.elements) {
+                    (Elements::Listed(_), Elements::Listed(_)) => true,
+                    (a, b) => a == b,
+                };
+                (a.name, a.key, a.each) == (b.name, b.key, b.each) && filled_alike
+            });
+        sets && self.family == other.family && self.name == other.name && self.chains == other.chains
     }
 
     /// The set of that name.

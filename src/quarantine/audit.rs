@@ -134,7 +134,8 @@ impl AuditLog {
         let done: BTreeMap<_, Recent> = done;
         let mut result = Ok(());
         for (count, entry) in done.into_values().filter_map(|recent| recent.held_back) {
-            result = result.and(self.write(&entry, count));
+            let written = self.write(&entry, count); // each is tried, also after one that failed
+            result = result.and(written);
         }
         result
     }

@@ -2,7 +2,7 @@
 
 use super::cause::{Cause, CauseKey, ShadowRef};
 use super::event::{Effect, Now};
-use super::shadow::{DesiredQuarantine, ShadowReading};
+use super::shadow::{DesiredQuarantine, ShadowDocument, ShadowReading};
 use super::state::Quarantine;
 use super::stored::Heard;
 use crate::model::{ThingName, UnixTime};
@@ -57,7 +57,7 @@ impl Quarantine {
     pub(super) fn hear(
         &mut self,
         thing: ThingName,
-        shadow: ShadowRef,
+        shadow: &ShadowRef,
         reading: ShadowReading,
         now: Now,
     ) -> Vec<Effect> {
@@ -67,15 +67,8 @@ impl Quarantine {
         let last_alarm = state
             .as_ref()
             .and_then(|state| state.causes.iter().filter_map(began).max());
-        let last = state.and_then(|state| state.heard.get_mut(&shadow));
-        let ShadowReading::Present {
-            version,
-            desired,
-            written,
-            document_time,
-            ..
-        } = reading
-        else {
+        let last = state.and_then(|state| state.heard.get_mut(shadow));
+        let ShadowReading::Present(document) = reading else {
             return match last {
                 Some(last) if !last.deleted => {
                     last.deleted = true;
@@ -84,6 +77,13 @@ impl Quarantine {
                 _ => Vec::new(),
             };
         };
+        let ShadowDocument {
+            version,
+            desired,
+            written,
+            document_time,
+            ..
+        } = *document;
         let acted_on = last.as_ref().map(|last| (last.written, last.read));
         if let Some(last) = last {
             match novelty(last, version, &desired, written, document_time) {
@@ -128,10 +128,8 @@ impl Quarantine {
         };
         let (last_written, last_read) = acted_on.unwrap_or((UnixTime(0), UnixTime(0)));
         // an object's leaves are dated one by one: deleting the newest must not make older versions look newer
-        let newest = match (&desired, written) {
-            (DesiredQuarantine::Absent, _) => document_time,
-            (_, written) => written.unwrap_or(UnixTime(0)),
-        };
+        // (what has no time of its own, as a removed key or an empty object, was written by the document's time at most)
+        let newest = written.unwrap_or(document_time);
         let heard = Heard {
             version,
             written: last_written.max(newest),
@@ -173,9 +171,12 @@ impl Quarantine {
                 // removed key has no time of its own (the document's moves with our own reports); what is sure is
                 // that it was there when last read.
                 let closed = matches!(shadow, ShadowRef::Named(_));
-                let before = written.unwrap_or(last_read);
+                let began_before = |cause: &Cause| match written {
+                    Some(written) => cause.since.seconds() <= written.seconds(), // its own second included
+                    None => cause.since <= last_read,
+                };
                 let ends = |k: &CauseKey, cause: &Cause| {
-                    *k == key || (closed && matches!(k, CauseKey::Edge { .. }) && cause.since <= before)
+                    *k == key || (closed && matches!(k, CauseKey::Edge { .. }) && began_before(cause))
                 };
                 let effects = self.end(&thing, ends, who.clone(), "released by the shadow", now);
                 if !effects.is_empty() {

@@ -11,29 +11,33 @@ const MAX_DOCUMENT: usize = 64 * 1024;
 /// Characters of a reason kept; the rest of a longer one is cut off.
 const MAX_REASON: usize = 256;
 
-/// What a shadow document says about quarantine, stripped of everything else.
+/// What reading a shadow gave.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ShadowReading {
     /// The thing has no such shadow (or it was deleted): says nothing, changes nothing.
     NotFound,
     /// The document as it stands.
-    Present {
-        /// The document's version, growing with every update.
-        version: u64,
-        /// What is asked for.
-        desired: DesiredQuarantine,
-        /// When the key was last written (`metadata.desired.quarantine.timestamp`, seconds). `None` when the key or
-        /// its metadata is not there; the document's own time is no substitute, as our own reports move it.
-        written: Option<UnixTime>,
-        /// When the document was last written by anybody (`timestamp`, seconds); 0 when it does not say.
-        document_time: UnixTime,
-        /// `state.desired.quarantine` as it stands, for an answer that leaves no delta.
-        desired_value: Option<Value>,
-        /// `state.reported.quarantine` as it stands.
-        reported_value: Option<Value>,
-        /// `state.reported.quarantineStatus` as it stands.
-        reported_status: Option<Value>,
-    },
+    Present(Box<ShadowDocument>),
+}
+
+/// What a shadow document says about quarantine, stripped of everything else.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ShadowDocument {
+    /// The document's version, growing with every update.
+    pub version: u64,
+    /// What is asked for.
+    pub desired: DesiredQuarantine,
+    /// When the key was last written (`metadata.desired.quarantine.timestamp`, seconds). `None` when the key or its
+    /// metadata is not there; the document's own time is no substitute, as our own reports move it.
+    pub written: Option<UnixTime>,
+    /// When the document was last written by anybody (`timestamp`, seconds); 0 when it does not say.
+    pub document_time: UnixTime,
+    /// `state.desired.quarantine` as it stands, for an answer that leaves no delta.
+    pub desired_value: Option<Value>,
+    /// `state.reported.quarantine` as it stands.
+    pub reported_value: Option<Value>,
+    /// `state.reported.quarantineStatus` as it stands.
+    pub reported_status: Option<Value>,
 }
 
 /// `desired.quarantine`, understood. Of bounded size whatever the document's was, so it can be remembered.
@@ -107,7 +111,7 @@ impl ShadowReading {
             .and_then(|metadata| metadata.get("desired")?.get("quarantine"))
             .and_then(newest_timestamp);
         let document_time = document.get("timestamp").and_then(Value::as_u64).unwrap_or(0);
-        Ok(Self::Present {
+        Ok(Self::Present(Box::new(ShadowDocument {
             version,
             desired: desired_value
                 .as_ref()
@@ -121,7 +125,7 @@ impl ShadowReading {
             reported_status: section("reported")
                 .and_then(|reported| reported.get("quarantineStatus"))
                 .cloned(),
-        })
+        })))
     }
 }
 
@@ -277,7 +281,7 @@ mod tests {
     fn desired(text: &str) -> DesiredQuarantine {
         let document = format!(r#"{{"state":{{"desired":{{"quarantine":{text}}}}},"version":3,"timestamp":7}}"#);
         match ShadowReading::parse(document.as_bytes()).unwrap() {
-            ShadowReading::Present { desired, .. } => desired,
+            ShadowReading::Present(document) => document.desired,
             ShadowReading::NotFound => unreachable!(),
         }
     }
@@ -288,18 +292,15 @@ mod tests {
             br#"{"state":{"desired":{"debug":"off","quarantine":true},"delta":{"debug":"off","quarantine":true}},
             "metadata":{"desired":{"debug":{"timestamp":1574251760},"quarantine":{"timestamp":1574254539}}},
             "version":2,"timestamp":1574256114}"#;
-        let ShadowReading::Present {
-            version,
-            desired,
-            written,
-            ..
-        } = ShadowReading::parse(document).unwrap()
-        else {
+        let ShadowReading::Present(document) = ShadowReading::parse(document).unwrap() else {
             panic!("present");
         };
-        assert_eq!((version, written), (2, Some(UnixTime::from_seconds(1_574_254_539))));
         assert_eq!(
-            desired,
+            (document.version, document.written),
+            (2, Some(UnixTime::from_seconds(1_574_254_539)))
+        );
+        assert_eq!(
+            document.desired,
             DesiredQuarantine::Quarantine {
                 posture: None,
                 until: None,
@@ -362,22 +363,22 @@ mod tests {
         let document =
             br#"{"state":{"desired":{"quarantine":{"mode":"isolate","reason":"x"}}},"version":9,"timestamp":50,
             "metadata":{"desired":{"quarantine":{"mode":{"timestamp":10},"reason":{"timestamp":20}}}}}"#;
-        let ShadowReading::Present { written, .. } = ShadowReading::parse(document).unwrap() else {
+        let ShadowReading::Present(document) = ShadowReading::parse(document).unwrap() else {
             panic!("present")
         };
-        assert_eq!(written, Some(UnixTime::from_seconds(20)));
+        assert_eq!(document.written, Some(UnixTime::from_seconds(20)));
     }
 
     #[test]
     fn a_document_without_metadata_has_no_time_of_the_key() {
         let document = br#"{"state":{"desired":{"quarantine":true}},"version":9,"timestamp":50}"#;
-        let ShadowReading::Present {
-            written, document_time, ..
-        } = ShadowReading::parse(document).unwrap()
-        else {
+        let ShadowReading::Present(document) = ShadowReading::parse(document).unwrap() else {
             panic!("present")
         };
-        assert_eq!((written, document_time), (None, UnixTime::from_seconds(50)));
+        assert_eq!(
+            (document.written, document.document_time),
+            (None, UnixTime::from_seconds(50))
+        );
     }
 
     #[test]

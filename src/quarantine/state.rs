@@ -12,9 +12,7 @@ use super::stored::{SCHEMA, Stored, ThingState};
 use crate::model::{Monotonic, ThingName, UnixTime};
 
 /// Bound on things with state: a flood of shadow messages cannot grow it without end (local things are far fewer).
-const MOST_THINGS: usize = 20_000;
-/// The window of the edge cap, milliseconds.
-const HOUR: u64 = 3_600_000;
+pub(super) const MOST_THINGS: usize = 20_000;
 
 /// Everything that holds about quarantine.
 #[derive(Debug, Clone, PartialEq)]
@@ -22,19 +20,20 @@ pub struct Quarantine {
     pub(super) things: BTreeMap<ThingName, ThingState>,
     /// When an alarm last cut each thing off, within the last hour. One that flaps counts once, so it cannot use up
     /// the cap for all others.
-    edge_cuts: BTreeMap<ThingName, UnixTime>,
+    pub(super) edge_cuts: BTreeMap<ThingName, UnixTime>,
     /// What ends by itself, soonest first.
     ends: BTreeSet<(UnixTime, ThingName, CauseKey)>,
     pub(super) clock: Clock,
     pub(super) default_posture: Posture,
-    edge_cap: EdgeCap,
+    pub(super) edge_cap: EdgeCap,
     /// The last sweep for room found none, and nothing ended since.
     full: bool,
 }
 
 impl Quarantine {
     /// Begin with what was stored, or with nobody. `boot` names this boot (`/proc/sys/kernel/random/boot_id`): within
-    /// one boot the monotonic clock tells how long the restart took, whatever the wall clock says.
+    /// one boot the monotonic clock tells how long the restart took, whatever the wall clock says; so write
+    /// [`Quarantine::stored`] once after every start.
     #[must_use]
     pub fn new(stored: Option<Stored>, default_posture: Posture, edge_cap: EdgeCap, boot: &str, now: Now) -> Self {
         let stored = stored.unwrap_or_else(Stored::nobody);
@@ -155,7 +154,7 @@ impl Quarantine {
     pub fn step(&mut self, event: Event, now: Now) -> Vec<Effect> {
         self.clock.look(now);
         match event {
-            Event::Shadow { thing, shadow, reading } => self.hear(thing, shadow, reading, now),
+            Event::Shadow { thing, shadow, reading } => self.hear(thing, &shadow, reading, now),
             Event::Alarm {
                 thing,
                 profile,
@@ -166,42 +165,14 @@ impl Quarantine {
                 known,
             } => {
                 let key = CauseKey::Edge { profile, behavior };
-                if let Some(why) = self.edge_refusal(&thing, &key, &violation_id, trusted, known) {
-                    return why.map_or_else(Vec::new, |why| vec![self.note(&thing, key.to_string(), why, now)]);
-                }
-                let cause = Cause {
-                    posture: self.default_posture,
-                    since: self.clock.latest(),
-                    until: None,
-                    reason: None,
-                    violation_id: Some(violation_id),
-                    release_when_cleared,
-                };
-                if !self.is_cut_by_alarm(&thing) {
-                    self.edge_cuts.insert(thing.clone(), self.clock.time());
-                }
-                let who = key.to_string();
-                self.begin(&thing, key, cause, who, now)
+                self.alarm(&thing, key, violation_id, release_when_cleared, trusted, known, now)
             }
             Event::AlarmCleared {
                 thing,
                 profile,
                 behavior,
                 silenced,
-            } => {
-                let key = CauseKey::Edge { profile, behavior };
-                let cause = self.things.get(&thing).and_then(|state| state.causes.get(&key));
-                let who = key.to_string();
-                match cause {
-                    Some(cause) if !cause.release_when_cleared => Vec::new(),
-                    Some(_) if silenced => {
-                        let why = "alarm cleared, but only because the thing is cut off: not released";
-                        vec![self.note(&thing, who, why, now)]
-                    }
-                    Some(_) => self.end(&thing, |k, _| *k == key, who, "alarm cleared", now),
-                    None => Vec::new(),
-                }
-            }
+            } => self.alarm_cleared(&thing, &CauseKey::Edge { profile, behavior }, silenced, now),
             Event::OperatorAdd {
                 thing,
                 posture,
@@ -249,54 +220,6 @@ impl Quarantine {
         }
     }
 
-    fn is_cut_by_alarm(&self, thing: &ThingName) -> bool {
-        self.things.get(thing).is_some_and(by_alarm)
-    }
-
-    /// Why an alarm is not acted on; `Some(None)` when it is the alarm whose cause holds already.
-    fn edge_refusal(
-        &mut self,
-        thing: &ThingName,
-        key: &CauseKey,
-        violation_id: &str,
-        trusted: bool,
-        known: usize,
-    ) -> Option<Option<String>> {
-        let held = self.things.get(thing).and_then(|state| state.causes.get(key));
-        if let Some(cause) = held {
-            let same = cause.violation_id.as_deref() == Some(violation_id);
-            return same.then_some(None);
-        }
-        if !trusted {
-            return Some(Some(
-                "alarm not acted on: the thing's identity is not certain enough".to_owned(),
-            ));
-        }
-        if !self.has_room_for(thing) {
-            return Some(Some(format!(
-                "alarm not acted on: {MOST_THINGS} things have state already"
-            )));
-        }
-        if self.is_cut_by_alarm(thing) {
-            return None; // one thing counts once, whatever it violates
-        }
-        let present = self.clock.time();
-        self.edge_cuts.retain(|_, cut| present.0.saturating_sub(cut.0) < HOUR);
-        let cap = self.edge_cap.of(known);
-        let held = self.things.values().filter(|state| by_alarm(state)).count();
-        if held >= cap {
-            return Some(Some(format!(
-                "alarm not acted on: {held} things are quarantined by alarms, the most is {cap}"
-            )));
-        }
-        if !self.edge_cuts.contains_key(thing) && self.edge_cuts.len() >= cap {
-            return Some(Some(format!(
-                "alarm not acted on: alarms cut off {cap} things within the last hour, the most"
-            )));
-        }
-        None
-    }
-
     /// Whether `thing` has state or may get some. Makes room by forgetting what demands nothing and holds nothing.
     pub(super) fn has_room_for(&mut self, thing: &ThingName) -> bool {
         if self.things.contains_key(thing) || self.things.len() < MOST_THINGS {
@@ -322,19 +245,17 @@ impl Quarantine {
     ) -> Vec<Effect> {
         let before = self.labels(thing);
         let what = format!("quarantined ({})", cause.posture);
-        let old = self
-            .things
-            .entry(thing.clone())
-            .or_default()
-            .causes
-            .insert(key.clone(), cause.clone());
-        if old.as_ref() == Some(&cause) {
+        let until = cause.until;
+        let causes = &mut self.things.entry(thing.clone()).or_default().causes;
+        let same = causes.get(&key) == Some(&cause);
+        let old = causes.insert(key.clone(), cause);
+        if same {
             return Vec::new();
         }
         if let Some(until) = old.and_then(|old| old.until) {
             self.ends.remove(&(until, thing.clone(), key.clone()));
         }
-        if let Some(until) = cause.until {
+        if let Some(until) = until {
             self.ends.insert((until, thing.clone(), key));
         }
         let after = self.labels(thing);
@@ -434,8 +355,4 @@ impl Quarantine {
             after,
         })
     }
-}
-
-fn by_alarm(state: &ThingState) -> bool {
-    state.causes.keys().any(|key| matches!(key, CauseKey::Edge { .. }))
 }

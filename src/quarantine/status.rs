@@ -88,21 +88,14 @@ impl StatusReporter {
         standing: &Standing<'_>,
         now: Monotonic,
     ) -> Option<Value> {
-        let ShadowReading::Present {
-            desired,
-            desired_value,
-            reported_value,
-            reported_status,
-            ..
-        } = reading
-        else {
+        let ShadowReading::Present(document) = reading else {
             return None; // a report would bring a deleted document back
         };
-        let said = (reported_value.as_ref(), reported_status.as_ref());
-        let answer = match (desired, standing.causes.is_empty()) {
-            _ if !standing.has_spoken && reported_status.is_none() => return None,
+        let said = (document.reported_value.as_ref(), document.reported_status.as_ref());
+        let answer = match (&document.desired, standing.causes.is_empty()) {
+            _ if !standing.has_spoken && document.reported_status.is_none() => return None,
             (DesiredQuarantine::Absent, true) if !still_held(standing) => Answer::default(),
-            _ => standing.answer(desired, desired_value.as_ref()),
+            (desired, _) => standing.answer(desired, document.desired_value.as_ref()),
         };
         let place = (thing.clone(), shadow.clone());
         if answer.is_said_by(said) {

@@ -710,7 +710,12 @@ impl Capture {
         let counting = Arc::clone(&count);
         let thread = std::thread::spawn(move || {
             let mut kept = Vec::new();
-            loop {
+            // What had arrived when we were told to stop is still counted; a flood must not keep us here for ever.
+            let mut left: Option<u32> = None;
+            while left != Some(0) {
+                if left.is_none() && stopped.try_recv().is_ok() {
+                    left = Some(50_000);
+                }
                 match wire.next(Duration::from_millis(20)) {
                     Some((frame, true)) if matching(&frame) => {
                         counting.fetch_add(1, Ordering::SeqCst);
@@ -719,11 +724,12 @@ impl Capture {
                         }
                     }
                     Some(_) => {}
-                    // Only an empty queue ends it: what had arrived by then is counted.
-                    None if stopped.try_recv().is_ok() => return kept,
+                    None if left.is_some() => break,
                     None => {}
                 }
+                left = left.map(|left| left - 1);
             }
+            kept
         });
         Self {
             count,

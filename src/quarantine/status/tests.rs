@@ -36,7 +36,7 @@ struct Shadow {
 }
 
 impl Shadow {
-    fn new(desired: Value) -> Self {
+    fn new(desired: &Value) -> Self {
         Self {
             state: json!({"desired": desired}),
             version: 1,
@@ -129,7 +129,7 @@ const SHADOW: CauseKey = CauseKey::Shadow(ShadowRef::Classic);
 
 #[test]
 fn the_workshops_flow_leaves_no_delta() {
-    let mut shadow = Shadow::new(json!({"quarantine": true}));
+    let mut shadow = Shadow::new(&json!({"quarantine": true}));
     let mut site = Site::new(&[SHADOW], Some(cut()), Some(held(Held::Full)));
     site.settle(&mut shadow);
     assert_eq!(shadow.reported("quarantine"), &json!(true));
@@ -155,7 +155,7 @@ fn the_workshops_flow_leaves_no_delta() {
 
 #[test]
 fn an_object_is_answered_with_the_equal_object() {
-    let mut shadow = Shadow::new(json!({"quarantine": {"mode": "isolate", "until": 1_900_000_000, "reason": "x"}}));
+    let mut shadow = Shadow::new(&json!({"quarantine": {"mode": "isolate", "until": 1_900_000_000, "reason": "x"}}));
     let mut site = Site::new(&[], Some(cut()), Some(held(Held::Full)));
     site.causes.insert(SHADOW, cause(Some(1_900_000_000)));
     site.settle(&mut shadow);
@@ -210,7 +210,7 @@ fn what_is_not_so_is_never_reported() {
         ),
         (Some(cut()), None, Enforcement::Observe, "", json!("observed")),
     ] {
-        let mut shadow = Shadow::new(json!({"quarantine": true}));
+        let mut shadow = Shadow::new(&json!({"quarantine": true}));
         let causes: &[CauseKey] = if verdict.is_some() { &[SHADOW] } else { &[] };
         let mut site = Site::new(causes, verdict, enforced);
         site.enforcement = enforcement;
@@ -228,7 +228,7 @@ fn what_is_not_so_is_never_reported() {
 
 #[test]
 fn partly_cut_is_said() {
-    let mut shadow = Shadow::new(json!({"quarantine": true}));
+    let mut shadow = Shadow::new(&json!({"quarantine": true}));
     let partial = Held::Partial("frames between stations of wlan0 pass beside the kernel".to_owned());
     let mut site = Site::new(&[SHADOW], Some(cut()), Some(held(partial)));
     site.enforced.as_mut().unwrap().group_traffic_passes = Some(true);
@@ -243,7 +243,7 @@ fn partly_cut_is_said() {
 
 #[test]
 fn a_release_that_others_causes_outlive_shows_as_a_delta() {
-    let mut shadow = Shadow::new(json!({"quarantine": false}));
+    let mut shadow = Shadow::new(&json!({"quarantine": false}));
     let edge = CauseKey::Edge {
         profile: "p".to_owned(),
         behavior: "b".to_owned(),
@@ -256,7 +256,7 @@ fn a_release_that_others_causes_outlive_shows_as_a_delta() {
 
 #[test]
 fn the_core_is_answered_honestly() {
-    let mut shadow = Shadow::new(json!({"quarantine": true}));
+    let mut shadow = Shadow::new(&json!({"quarantine": true}));
     let mut site = Site::new(&[SHADOW], Some(Verdict::Refused(Refusal::Core)), None);
     site.is_core = true;
     site.settle(&mut shadow);
@@ -270,7 +270,7 @@ fn the_core_is_answered_honestly() {
 
 #[test]
 fn a_wrong_demand_is_answered_with_what_is_wrong() {
-    let mut shadow = Shadow::new(json!({"quarantine": "yes"}));
+    let mut shadow = Shadow::new(&json!({"quarantine": "yes"}));
     let mut site = Site::new(&[], None, None);
     site.failure = Some("desired.quarantine is text".to_owned());
     site.settle(&mut shadow);
@@ -282,7 +282,7 @@ fn a_wrong_demand_is_answered_with_what_is_wrong() {
 
 #[test]
 fn counters_alone_ride_along_at_most_every_300_seconds() {
-    let mut shadow = Shadow::new(json!({"quarantine": true}));
+    let mut shadow = Shadow::new(&json!({"quarantine": true}));
     let mut site = Site::new(&[SHADOW], Some(cut()), Some(held(Held::Full)));
     site.settle(&mut shadow);
     let mut sent = Vec::new();
@@ -302,7 +302,7 @@ fn counters_alone_ride_along_at_most_every_300_seconds() {
 
 #[test]
 fn an_answer_on_its_way_is_not_sent_twice_and_a_lost_one_is() {
-    let shadow = Shadow::new(json!({"quarantine": true}));
+    let shadow = Shadow::new(&json!({"quarantine": true}));
     let mut site = Site::new(&[SHADOW], Some(cut()), Some(held(Held::Full)));
     assert!(site.answer(&shadow).is_some());
     site.seconds = 9;
@@ -329,7 +329,7 @@ fn a_document_that_never_spoke_of_quarantine_is_left_alone() {
     };
     let thing = "cam-1".parse().unwrap();
     let now = Monotonic(Duration::ZERO);
-    let silent = Shadow::new(json!({"debug": "off"})).reading();
+    let silent = Shadow::new(&json!({"debug": "off"})).reading();
     assert_eq!(
         reporter.answer(&thing, &ShadowRef::Classic, &silent, &standing, now),
         None

@@ -1,0 +1,3 @@
+//! (being written) The LAN and the local things behind it.
+
+pub mod lan;

@@ -1,0 +1,53 @@
+//! What this host must never cut off, read from the host.
+
+use std::path::Path;
+
+use crate::collect::{HostSample, uplink};
+use crate::config::{Config, Protected as Configured};
+use crate::model::ThingName;
+use crate::quarantine::{Protected, Rails};
+
+const PROC: &str = "/proc";
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+
+/// The rails as they are now.
+///
+/// # Errors
+/// In words, what could not be read: without all of it nobody new may be cut off.
+pub(super) fn read(sample: &HostSample, config: &Config, core: &ThingName) -> Result<Rails, String> {
+    let interfaces = sample.interfaces.as_deref().map_err(ToString::to_string)?;
+    let uplink = uplink::read(Path::new(PROC), Path::new(RESOLV_CONF)).map_err(|missing| missing.to_string())?;
+    let mut rails = Rails {
+        gateway_macs: uplink.gateway_macs,
+        gateway_addresses: uplink.gateways,
+        dns_servers: uplink.dns_servers,
+        protected: config.quarantine.protected.iter().map(protected).collect(),
+        core: Some(core.clone()),
+        ..Rails::default()
+    };
+    for interface in interfaces {
+        rails.own_macs.extend(interface.mac);
+        let addresses = interface
+            .addresses
+            .as_ref()
+            .ok_or_else(|| format!("the addresses of {} cannot be read", interface.name))?;
+        rails.own_addresses.extend(addresses.iter().map(|own| own.address));
+    }
+    Ok(rails)
+}
+
+/// A configured protection in the decision's words.
+pub(crate) fn protected(entry: &Configured) -> Protected {
+    match entry {
+        Configured::Mac(mac) => Protected::Mac(*mac),
+        Configured::Address(address) => Protected::Network {
+            address: *address,
+            prefix: if address.is_ipv4() { 32 } else { 128 },
+        },
+        Configured::Network(network) => Protected::Network {
+            address: network.address(),
+            prefix: network.prefix(),
+        },
+        Configured::Thing(thing) => Protected::Thing(thing.clone()),
+    }
+}

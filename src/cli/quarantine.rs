@@ -1,0 +1,153 @@
+//! `edge-warden quarantine`: the operator's word.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use edge_warden::agent::clock::{Clock, SystemClock};
+use edge_warden::control::{Request, SYSTEM_SOCKET, ask};
+use edge_warden::model::UnixTime;
+use edge_warden::quarantine::Posture;
+use serde_json::Value;
+
+use super::args::{self, Mode, QuarantineVerb};
+use super::{Exit, plain_table, printable};
+
+/// Ask the running agent and print its answer.
+pub(crate) fn run(arguments: &args::Quarantine) -> anyhow::Result<Exit> {
+    let dir = arguments.standalone.as_deref().or(arguments.state_dir.as_deref());
+    let socket = dir.map_or_else(|| PathBuf::from(SYSTEM_SOCKET), |dir| dir.join("control.sock"));
+    let request = match &arguments.verb {
+        QuarantineVerb::Add {
+            thing,
+            mode,
+            seconds,
+            reason,
+        } => Request::QuarantineAdd {
+            thing: thing.clone(),
+            posture: mode.map(|mode| match mode {
+                Mode::Isolate => Posture::Isolate,
+                Mode::Remediate => Posture::Remediate,
+            }),
+            until: seconds.map(|seconds| {
+                let now = SystemClock::accelerated(1).wall();
+                UnixTime(now.0.saturating_add(seconds.saturating_mul(1000)))
+            }),
+            reason: reason.clone(),
+        },
+        QuarantineVerb::Release { thing } => Request::QuarantineRelease { thing: thing.clone() },
+        QuarantineVerb::List => Request::QuarantineList,
+        QuarantineVerb::Plan => Request::QuarantinePlan,
+        QuarantineVerb::Why { thing } => Request::QuarantineWhy { thing: thing.clone() },
+    };
+    let answer = ask(&socket, &request)?;
+    let mut out = std::io::stdout().lock();
+    if arguments.json {
+        serde_json::to_writer_pretty(&mut out, &answer)?;
+        writeln!(out)?;
+        return Ok(Exit::Done);
+    }
+    match arguments.verb {
+        QuarantineVerb::List => list(&mut out, answer.as_array().map_or(&[], Vec::as_slice))?,
+        QuarantineVerb::Plan => {
+            list(
+                &mut out,
+                answer
+                    .get("decisions")
+                    .and_then(Value::as_array)
+                    .map_or(&[], Vec::as_slice),
+            )?;
+            writeln!(out)?;
+            let rules = answer.get("rules").and_then(Value::as_str).unwrap_or_default();
+            for line in rules.lines() {
+                writeln!(out, "{}", printable(line))?;
+            }
+        }
+        QuarantineVerb::Add { .. } | QuarantineVerb::Release { .. } | QuarantineVerb::Why { .. } => {
+            one(&mut out, &answer)?
+        }
+    }
+    Ok(Exit::Done)
+}
+
+fn list(out: &mut impl Write, things: &[Value]) -> std::io::Result<()> {
+    if things.is_empty() {
+        return writeln!(out, "nobody is quarantined");
+    }
+    let mut rows = plain_table();
+    rows.set_header(vec!["thing", "stands", "causes", "dropped packets"]);
+    for thing in things {
+        let causes: Vec<String> = causes(thing).map(|(name, _)| name).collect();
+        rows.add_row(vec![
+            text(thing.get("thing")),
+            stands(thing),
+            causes.join(", "),
+            text(thing.get("droppedPackets")),
+        ]);
+    }
+    writeln!(out, "{rows}")
+}
+
+fn one(out: &mut impl Write, thing: &Value) -> std::io::Result<()> {
+    writeln!(out, "{}: {}", text(thing.get("thing")), stands(thing))?;
+    for (name, detail) in causes(thing) {
+        writeln!(out, "  cause {name}: {}", printable(&detail.to_string()))?;
+    }
+    for (what, key) in [
+        ("MAC addresses", "knownMacs"),
+        ("addresses", "knownAddresses"),
+        ("dropped packets", "droppedPackets"),
+    ] {
+        if thing.get(key).is_some_and(|value| !value.is_null()) {
+            writeln!(out, "  {what}: {}", text(thing.get(key)))?;
+        }
+    }
+    if thing.get("identityInConflict") == Some(&Value::Bool(true)) {
+        writeln!(
+            out,
+            "  its sources disagree about which device it is: see edge-warden devices"
+        )?;
+    }
+    Ok(())
+}
+
+fn causes(thing: &Value) -> impl Iterator<Item = (String, &Value)> {
+    thing
+        .get("causes")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .map(|cause| (text(cause.get("cause")), cause.get("detail").unwrap_or(&Value::Null)))
+}
+
+/// How it stands, in a few words.
+fn stands(thing: &Value) -> String {
+    if let Some(refused) = thing.pointer("/decision/refused") {
+        return format!("not cut off: {}", text(Some(refused)));
+    }
+    let Some(mode) = thing.pointer("/decision/cut/mode") else {
+        return "not quarantined".to_owned();
+    };
+    let mode = text(Some(mode));
+    if thing.get("observeOnly") == Some(&Value::Bool(true)) {
+        return format!("would be cut off ({mode}); enforcement is observe");
+    }
+    match thing.get("enforced") {
+        Some(Value::Bool(true)) => format!("cut off ({mode})"),
+        Some(Value::Object(why)) => {
+            let words: Vec<String> = why
+                .iter()
+                .map(|(kind, why)| format!("{kind}: {}", text(Some(why))))
+                .collect();
+            format!("NOT fully cut off ({mode}); {}", words.join("; "))
+        }
+        _ => format!("NOT cut off ({mode})"),
+    }
+}
+
+fn text(value: Option<&Value>) -> String {
+    match value {
+        Some(Value::String(text)) => printable(text),
+        None | Some(Value::Null) => "-".to_owned(),
+        Some(other) => printable(&other.to_string()),
+    }
+}
