@@ -51,7 +51,11 @@ impl Agent {
             .spawn()
             .unwrap();
         let agent = Self { child, dir };
-        assert!(until(DEADLINE, || agent.try_ask(&["status", "--json"]).is_some()), "{}", agent.log());
+        assert!(
+            until(DEADLINE, || agent.try_ask(&["status", "--json"]).is_some()),
+            "{}",
+            agent.log()
+        );
         agent
     }
 
@@ -70,7 +74,10 @@ impl Agent {
             .arg(self.path())
             .output()
             .unwrap();
-        output.status.success().then(|| serde_json::from_slice(&output.stdout).unwrap())
+        output
+            .status
+            .success()
+            .then(|| serde_json::from_slice(&output.stdout).unwrap())
     }
 
     fn ask(&self, arguments: &[&str]) -> Value {
@@ -89,7 +96,11 @@ impl Agent {
     fn thing(&self, name: &str) -> Value {
         let devices = self.devices();
         let things = devices["things"].as_array().unwrap();
-        things.iter().find(|row| row["thing"] == name).cloned().unwrap_or(Value::Null)
+        things
+            .iter()
+            .find(|row| row["thing"] == name)
+            .cloned()
+            .unwrap_or(Value::Null)
     }
 
     fn report(&self, thing: &str) -> Value {
@@ -196,7 +207,9 @@ fn quiet(agent: &Agent, device: &Host, name: &str, group: &Group) -> (LinkCounte
 }
 
 fn exchange(from: &Host, to: IpAddr, port: u16, bytes: usize) {
-    let mut stream = from.connect(to, port, PATIENCE).unwrap_or_else(|| panic!("{} -> {to}:{port}", from.ns));
+    let mut stream = from
+        .connect(to, port, PATIENCE)
+        .unwrap_or_else(|| panic!("{} -> {to}:{port}", from.ns));
     let mut writing = stream.try_clone().unwrap();
     let sender = std::thread::spawn(move || writing.write_all(&vec![7; bytes]).unwrap());
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
@@ -207,7 +220,9 @@ fn exchange(from: &Host, to: IpAddr, port: u16, bytes: usize) {
 /// What a report says of TCP connections: remote address to local port.
 fn connections(report: &Value) -> BTreeSet<(String, u16)> {
     let list = &report["metrics"]["tcp_connections"]["established_connections"]["connections"];
-    let list = list.as_array().unwrap_or_else(|| panic!("no connections in {report:#}"));
+    let list = list
+        .as_array()
+        .unwrap_or_else(|| panic!("no connections in {report:#}"));
     list.iter()
         .map(|c| {
             let port = u16::try_from(c["local_port"].as_u64().unwrap()).unwrap();
@@ -217,12 +232,18 @@ fn connections(report: &Value) -> BTreeSet<(String, u16)> {
 }
 
 fn seen_by(stream: &TcpStream) -> (String, u16) {
-    (stream.peer_addr().unwrap().to_string(), stream.local_addr().unwrap().port())
+    (
+        stream.peer_addr().unwrap().to_string(),
+        stream.local_addr().unwrap().port(),
+    )
 }
 
 fn ports(report: &Value, kind: &str) -> BTreeSet<u64> {
     let list = report["metrics"][format!("listening_{kind}_ports")]["ports"].as_array();
-    list.into_iter().flatten().map(|p| p["port"].as_u64().unwrap()).collect()
+    list.into_iter()
+        .flatten()
+        .map(|p| p["port"].as_u64().unwrap())
+        .collect()
 }
 
 #[test]
@@ -253,7 +274,12 @@ fn traffic_of_each_thing_is_what_its_link_counted() {
     for (watch, (link, group, metered)) in watched.iter().zip(before) {
         let (link_after, group_after, metered_after) = snapshot(watch);
         let grown = |key: &str| metered_after[key].as_u64().unwrap() - metered[key].as_u64().unwrap();
-        let metered = [grown("bytesIn"), grown("packetsIn"), grown("bytesOut"), grown("packetsOut")];
+        let metered = [
+            grown("bytesIn"),
+            grown("packetsIn"),
+            grown("bytesOut"),
+            grown("packetsOut"),
+        ];
         let truth = [
             link_after.bytes_in - link.bytes_in - (group_after.1 - group.1),
             link_after.packets_in - link.packets_in - (group_after.0 - group.0),
@@ -271,10 +297,19 @@ fn connections_answered_ports_and_short_attempts_are_seen() {
     let agent = Agent::start(&site, &config(&site, NEVER));
     let (d0, d3, internet) = (site.device(0), site.device(3), site.internet());
     agent.await_thing("cam-3", "is counted and its address known", |row| {
-        !row["traffic"].is_null() && row["addresses"].as_array().unwrap().iter().any(|a| *a == d3.v4.to_string())
+        !row["traffic"].is_null()
+            && row["addresses"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .any(|a| *a == d3.v4.to_string())
     });
     agent.await_thing("cam-0", "has its addresses", |row| {
-        row["addresses"].as_array().unwrap().iter().any(|a| *a == d0.v4.to_string())
+        row["addresses"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|a| *a == d0.v4.to_string())
     });
     let _services = [internet.echo(7000), d3.echo(9000), site.gateway().echo(BROKER)];
     let broker = d0.connect(site.gateway().v4.into(), BROKER, PATIENCE).unwrap();
@@ -290,8 +325,13 @@ fn connections_answered_ports_and_short_attempts_are_seen() {
     assert_eq!(ports(&report, "tcp"), [9000].into(), "{report:#}");
     assert_eq!(ports(&agent.report("cam-0"), "tcp"), BTreeSet::new());
 
-    let before = agent.thing("cam-3")["connections"]["sinceLastReport"]["begun"].as_u64().unwrap();
-    assert!(d3.connect(internet.v4.into(), 7999, PATIENCE).is_none(), "nobody listens there");
+    let before = agent.thing("cam-3")["connections"]["sinceLastReport"]["begun"]
+        .as_u64()
+        .unwrap();
+    assert!(
+        d3.connect(internet.v4.into(), 7999, PATIENCE).is_none(),
+        "nobody listens there"
+    );
     agent.await_thing("cam-3", "its attempt is counted", |row| {
         row["connections"]["sinceLastReport"]["begun"].as_u64().unwrap() == before + 1
     });
@@ -312,10 +352,16 @@ fn each_thing_reports_to_its_own_topic() {
         for (topic, _) in agent.published() {
             *counts.entry(topic).or_default() += 1;
         }
-        wanted.iter().all(|topic| counts.get(topic).is_some_and(|count| *count >= 3))
+        wanted
+            .iter()
+            .all(|topic| counts.get(topic).is_some_and(|count| *count >= 3))
     });
     assert!(came, "{counts:?}");
-    assert_eq!(counts.keys().cloned().collect::<BTreeSet<_>>(), wanted, "nobody else reports");
+    assert_eq!(
+        counts.keys().cloned().collect::<BTreeSet<_>>(),
+        wanted,
+        "nobody else reports"
+    );
     for topic in &wanted {
         let ids: Vec<u64> = agent
             .published()
@@ -326,7 +372,11 @@ fn each_thing_reports_to_its_own_topic() {
         assert!(ids.windows(2).all(|pair| pair[0] < pair[1]), "{topic}: {ids:?}");
     }
     // A thing that is silent reports zero, from its first report on, because its traffic was counted.
-    let (_, report) = agent.published().into_iter().find(|(topic, _)| *topic == metrics("cam-1")).unwrap();
+    let (_, report) = agent
+        .published()
+        .into_iter()
+        .find(|(topic, _)| *topic == metrics("cam-1"))
+        .unwrap();
     assert!(report["metrics"]["network_stats"].is_object(), "{report:#}");
     agent.await_thing("cam-1", "its reports are accepted", |row| {
         row["reporting"]["lastReport"]["fate"] == "accepted"
@@ -349,8 +399,14 @@ fn leases_moves_conflicts_and_strangers_are_shown() {
         "quarantine": {"enforcement": "observe"},
     });
     let agent = Agent::start(&site, &config);
-    let has = |row: &Value, key: &str, value: &str| row[key].as_array().is_some_and(|all| all.iter().any(|one| one == value));
-    let row = agent.await_thing("cam-0", "is named by its lease", |row| has(row, "addresses", &d0.v4.to_string()));
+    let has = |row: &Value, key: &str, value: &str| {
+        row[key]
+            .as_array()
+            .is_some_and(|all| all.iter().any(|one| one == value))
+    };
+    let row = agent.await_thing("cam-0", "is named by its lease", |row| {
+        has(row, "addresses", &d0.v4.to_string())
+    });
     assert_eq!(row["source"], "lease");
     assert_eq!(row["interface"], "br0");
 
@@ -361,26 +417,39 @@ fn leases_moves_conflicts_and_strangers_are_shown() {
         rows.iter().map(|row| row["mac"].as_str().unwrap().to_owned()).collect()
     };
     let strangers: BTreeSet<String> = [2, 3].map(|n| site.device(n).mac.to_string()).into();
-    assert!(until(DEADLINE, || unknown(&agent) == strangers), "{:#}", agent.devices());
+    assert!(
+        until(DEADLINE, || unknown(&agent) == strangers),
+        "{:#}",
+        agent.devices()
+    );
 
     // Renewal with a new address.
-    d0.shell("ip addr add 10.20.0.77/24 dev eth0; ip addr del 10.20.0.10/24 dev eth0; ip route replace default via 10.20.0.1");
+    d0.shell("ip addr del 10.20.0.10/24 dev eth0; ip addr add 10.20.0.77/24 dev eth0; ip route replace default via 10.20.0.1");
     std::fs::write(&leases, lease(d0, "10.20.0.77", "cam-0")).unwrap();
     assert!(d0.ping(site.gateway().v4.into()));
-    agent.await_thing("cam-0", "has the renewed address", |row| has(row, "addresses", "10.20.0.77"));
+    agent.await_thing("cam-0", "has the renewed address", |row| {
+        has(row, "addresses", "10.20.0.77")
+    });
 
     // A second device with the hostname of a thing only leases name: the thing has both, in conflict.
     let both = lease(d0, "10.20.0.77", "cam-0") + &lease(d2, &d2.v4.to_string(), "cam-0");
     std::fs::write(&leases, both).unwrap();
-    let row = agent.await_thing("cam-0", "has two MAC addresses", |row| has(row, "macs", &d2.mac.to_string()));
-    assert!(has(&row, "macs", &d0.mac.to_string()) && has(&row, "marks", "conflict"), "{row:#}");
+    let row = agent.await_thing("cam-0", "has two MAC addresses", |row| {
+        has(row, "macs", &d2.mac.to_string())
+    });
+    assert!(
+        has(&row, "macs", &d0.mac.to_string()) && has(&row, "marks", "conflict"),
+        "{row:#}"
+    );
 
     // A configured thing's name taken in a DHCP request: not believed, and said.
     let taken = lease(d0, "10.20.0.77", "cam-0") + &lease(d2, &d2.v4.to_string(), "plug");
     std::fs::write(&leases, taken).unwrap();
     let row = agent.await_thing("plug", "is in conflict", |row| has(row, "marks", "conflict"));
     assert_eq!(row["macs"], json!([d1.mac.to_string()]), "{row:#}");
-    let row = agent.await_thing("cam-0", "is in no conflict any more", |row| !has(row, "marks", "conflict"));
+    let row = agent.await_thing("cam-0", "is in no conflict any more", |row| {
+        !has(row, "marks", "conflict")
+    });
     assert_eq!(row["macs"], json!([d0.mac.to_string()]), "{row:#}");
     // Its reports go on, with what is counted for it.
     assert!(agent.report("cam-0")["metrics"]["network_stats"].is_object());
@@ -395,7 +464,10 @@ fn a_deleted_accounting_table_comes_back() {
     let tables = || gateway.shell("nft list tables");
     assert!(tables().contains("bridge edge_warden_acct"), "{}", tables());
     assert!(tables().contains("inet edge_warden_acct"), "{}", tables());
-    let deleted = gateway.run(&["nft", "delete", "table", "bridge", "edge_warden_acct"]).status.success();
+    let deleted = gateway
+        .run(&["nft", "delete", "table", "bridge", "edge_warden_acct"])
+        .status
+        .success();
     // Where the kernel lets us own the table, nobody can take it from us.
     assert!(!deleted || until(DEADLINE, || tables().contains("bridge edge_warden_acct")));
     // A new process takes the orphaned table over and counts on.
@@ -404,5 +476,7 @@ fn a_deleted_accounting_table_comes_back() {
     let agent = Agent::start(&site, &config(&site, NEVER));
     agent.await_thing("cam-0", "is counted again", |row| !row["traffic"].is_null());
     assert!(site.device(0).ping(gateway.v4.into()));
-    agent.await_thing("cam-0", "its ping is counted", |row| row["traffic"]["packetsOut"].as_u64().unwrap() > 0);
+    agent.await_thing("cam-0", "its ping is counted", |row| {
+        row["traffic"]["packetsOut"].as_u64().unwrap() > 0
+    });
 }

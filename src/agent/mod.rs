@@ -6,8 +6,8 @@
 pub mod clock;
 pub mod files;
 pub mod host;
-mod reload;
 mod questions;
+mod reload;
 mod reporting;
 pub mod site;
 mod status;
@@ -265,7 +265,10 @@ impl<C: Clock> Agent<C> {
         let mut wake = now.after(self.clock.real(LONGEST_NAP).max(LONGEST_NAP));
         if !measuring && self.instruments.is_some() {
             wake = wake.min(self.next_sample);
-            for due in [self.reporting.next_due(), self.site.sample_due()].into_iter().flatten() {
+            for due in [self.reporting.next_due(), self.site.sample_due()]
+                .into_iter()
+                .flatten()
+            {
                 wake = wake.min(due);
             }
         }

@@ -52,10 +52,15 @@ impl ReportQuestion {
 impl<C: Clock> Agent<C> {
     pub(super) fn ask_report(&mut self, question: ReportQuestion) {
         if question.thing != self.core && !self.site.knows(&question.thing) {
-            let words = format!("{} is no thing known here; `edge-warden devices` lists them", question.thing);
+            let words = format!(
+                "{} is no thing known here; `edge-warden devices` lists them",
+                question.thing
+            );
             let _ = question.reply.send(Answer::Error(words));
         } else if self.report_questions.len() >= MOST {
-            let _ = question.reply.send(Answer::Error("too many questions at once".to_owned()));
+            let _ = question
+                .reply
+                .send(Answer::Error("too many questions at once".to_owned()));
         } else {
             self.report_questions.push(question);
         }

@@ -228,7 +228,10 @@ impl Reporting {
     /// How a thing's reports are doing.
     pub(super) fn of_thing(&self, now: Monotonic) -> BTreeMap<ThingName, Value> {
         let status = self.schedule.status(now);
-        status.into_iter().map(|status| (status.thing.clone(), json!(status))).collect()
+        status
+            .into_iter()
+            .map(|status| (status.thing.clone(), json!(status)))
+            .collect()
     }
 
     /// A thing's report as it would be now. Nothing of it is remembered.
@@ -248,7 +251,9 @@ impl Reporting {
             ("listening_tcp_ports", reading.listening_tcp.as_ref().err()),
             ("listening_udp_ports", reading.listening_udp.as_ref().err()),
         ];
-        let missing = missing.into_iter().filter_map(|(block, why)| Some((block, why?.to_string())));
+        let missing = missing
+            .into_iter()
+            .filter_map(|(block, why)| Some((block, why?.to_string())));
         Some((Report::between(saved.baseline, reading, id), missing.collect()))
     }
 

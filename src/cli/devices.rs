@@ -97,9 +97,15 @@ fn words(value: Option<&Value>) -> String {
 }
 
 fn place(row: &Value) -> String {
-    let parts = ["interface", "port"].into_iter().filter_map(|key| row.get(key)?.as_str());
+    let parts = ["interface", "port"]
+        .into_iter()
+        .filter_map(|key| row.get(key)?.as_str());
     let parts: Vec<String> = parts.map(printable).collect();
-    if parts.is_empty() { "-".to_owned() } else { parts.join("/") }
+    if parts.is_empty() {
+        "-".to_owned()
+    } else {
+        parts.join("/")
+    }
 }
 
 fn seen(row: &Value, now: u64) -> String {

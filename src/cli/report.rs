@@ -113,14 +113,23 @@ fn print_document(out: &mut impl Write, thing: &ThingName, document: &Value) -> 
         let Some(ports) = at(&format!("/metrics/listening_{block}_ports/ports")).and_then(Value::as_array) else {
             continue;
         };
-        let listed: Vec<String> = ports.iter().map(|port| number(port.get("port")).replace(' ', "")).collect();
+        let listed: Vec<String> = ports
+            .iter()
+            .map(|port| number(port.get("port")).replace(' ', ""))
+            .collect();
         writeln!(out, "\n{title}  {}  {}", listed.len(), listed.join(" "))?;
     }
     let established = "/metrics/tcp_connections/established_connections";
     if let Some(connections) = at(&format!("{established}/connections")).and_then(Value::as_array) {
-        writeln!(out, "\nESTABLISHED TCP  {}", number(at(&format!("{established}/total"))))?;
+        writeln!(
+            out,
+            "\nESTABLISHED TCP  {}",
+            number(at(&format!("{established}/total")))
+        )?;
         for connection in connections.iter().take(SHOWN) {
-            let port = connection.get("local_port").map_or_else(|| "-".to_owned(), Value::to_string);
+            let port = connection
+                .get("local_port")
+                .map_or_else(|| "-".to_owned(), Value::to_string);
             let remote = connection.get("remote_addr").and_then(Value::as_str).unwrap_or("-");
             writeln!(out, "  :{port} <-> {}", printable(remote))?;
         }

@@ -201,7 +201,9 @@ mod tests {
                 }
             })
             .collect();
-        let none = || Err(Missing::new("test", Reason::NotCollected, ""));
+        fn none<T>() -> Measured<T> {
+            Err(Missing::new("test", Reason::NotCollected, ""))
+        }
         HostSample {
             interfaces: Ok(interfaces),
             sockets: SocketTable {
@@ -254,13 +256,22 @@ mod tests {
         let listed = AutoOr::Is(vec!["eth1".parse().unwrap(), "gone0".parse().unwrap()]);
         let view = find(&host(&flat), &listed).unwrap();
         assert_eq!(view.names(), ["br0", "eth0", "eth1"].map(str::to_owned).into());
-        assert_eq!(view.notes.len(), 1, "the name that does not exist is said: {:?}", view.notes);
+        assert_eq!(
+            view.notes.len(),
+            1,
+            "the name that does not exist is said: {:?}",
+            view.notes
+        );
     }
 
     #[test]
     fn the_link_below_an_uplink_vlan_is_no_lan_and_a_bond_stands_for_its_ports() {
         assert_eq!(
-            auto(&["eth0 - - - none", "eth0.5 vlan - eth0 default", "eth0.6 vlan - eth0 none"]),
+            auto(&[
+                "eth0 - - - none",
+                "eth0.5 vlan - eth0 default",
+                "eth0.6 vlan - eth0 none"
+            ]),
             found(&[], &["eth0.6"])
         );
         assert_eq!(

@@ -118,10 +118,15 @@ impl Meters {
         let raw: Vec<(ThingName, BTreeMap<String, Counters>)> =
             raw.into_iter().map(|(thing, raw)| (thing.clone(), raw)).collect();
         for (thing, raw) in raw {
-            let Some(meter) = self.things.get_mut(&thing) else { continue };
+            let Some(meter) = self.things.get_mut(&thing) else {
+                continue;
+            };
             let before = meter.totals;
             meter.totals = meter.ledger.observe(&raw);
-            let passed = meter.at.map(|at| now.since(at).as_millis()).filter(|millis| *millis > 0);
+            let passed = meter
+                .at
+                .map(|at| now.since(at).as_millis())
+                .filter(|millis| *millis > 0);
             meter.rates = passed.and_then(|millis| {
                 let added = meter.totals.since(before)?;
                 let rate = |bytes: u64| u64::try_from(u128::from(bytes) * 1000 / millis).unwrap_or(u64::MAX);
@@ -140,7 +145,11 @@ impl Meters {
         let counted = self.counted.values().any(|counted| counted.thing == *thing);
         match self.things.get(thing).filter(|meter| counted && meter.at.is_some()) {
             Some(meter) => Ok(meter.totals),
-            None => Err(Missing::new(SOURCE, Reason::NotCollected, "no MAC address of it is known yet")),
+            None => Err(Missing::new(
+                SOURCE,
+                Reason::NotCollected,
+                "no MAC address of it is known yet",
+            )),
         }
     }
 
@@ -201,7 +210,10 @@ mod tests {
             ..Counters::default()
         };
         Ok(Traffic {
-            devices: devices.iter().map(|(mac, packets)| (*mac, counters(*packets))).collect(),
+            devices: devices
+                .iter()
+                .map(|(mac, packets)| (*mac, counters(*packets)))
+                .collect(),
             generation,
             ..Traffic::default()
         })
@@ -217,7 +229,11 @@ mod tests {
         let mut meters = Meters::new();
         assert_eq!(meters.count(registry.table()), [MAC].into());
         assert_eq!(meters.take_begun().len(), 1);
-        assert_eq!(packets(&meters, "cam"), None, "nothing is known before the first sample");
+        assert_eq!(
+            packets(&meters, "cam"),
+            None,
+            "nothing is known before the first sample"
+        );
         meters.observe(&traffic(1, &[(MAC, 3)]), at(10));
         assert_eq!(packets(&meters, "cam"), Some(3));
         meters.count(registry.table());
@@ -250,14 +266,22 @@ mod tests {
         let mut meters = Meters::new();
         meters.count(table(&[("cam", &[MAC]), ("plug", &[])]).table());
         meters.observe(&traffic(1, &[(MAC, 50)]), at(10));
-        assert_eq!(packets(&meters, "plug"), None, "a thing without a device has no traffic, not zero");
+        assert_eq!(
+            packets(&meters, "plug"),
+            None,
+            "a thing without a device has no traffic, not zero"
+        );
         meters.count(table(&[("cam", &[]), ("plug", &[MAC])]).table());
         meters.observe(&traffic(1, &[(MAC, 60)]), at(20));
         assert_eq!(packets(&meters, "plug"), Some(0));
         assert_eq!(packets(&meters, "cam"), None);
         meters.count(table(&[("plug", &[MAC, OTHER])]).table());
         meters.observe(&traffic(1, &[(MAC, 61), (OTHER, 5)]), at(30));
-        assert_eq!(packets(&meters, "plug"), Some(6), "a second MAC address counts from its beginning");
+        assert_eq!(
+            packets(&meters, "plug"),
+            Some(6),
+            "a second MAC address counts from its beginning"
+        );
     }
 
     #[test]

@@ -171,7 +171,13 @@ impl Site {
         let old = std::mem::replace(&mut self.settings, settings);
         for gone in old.leases.iter().filter(|old| !self.settings.leases.contains(old)) {
             let file = gone.path.display().to_string();
-            self.registry.observe(Observation::Leases { file, leases: Vec::new() }, now);
+            self.registry.observe(
+                Observation::Leases {
+                    file,
+                    leases: Vec::new(),
+                },
+                now,
+            );
         }
         self.leases_due = Some(now.monotonic);
         if self.firewall_lan.broker_ports != self.settings.broker_ports {
@@ -210,7 +216,10 @@ impl Site {
 
     /// How many devices are known: things with a MAC address.
     pub(super) fn known_devices(&self) -> usize {
-        self.identities.values().filter(|identity| !identity.macs.is_empty()).count()
+        self.identities
+            .values()
+            .filter(|identity| !identity.macs.is_empty())
+            .count()
     }
 
     // What the reports ask.
@@ -219,7 +228,9 @@ impl Site {
     pub(super) fn reporting_things(&self) -> Vec<ThingName> {
         let table = self.registry.table();
         let own = table.things().filter(|identity| identity.report);
-        own.map(|identity| identity.thing.clone()).filter(|thing| *thing != self.core).collect()
+        own.map(|identity| identity.thing.clone())
+            .filter(|thing| *thing != self.core)
+            .collect()
     }
 
     /// Whether this is a local thing.
@@ -243,7 +254,9 @@ impl Site {
     #[allow(dead_code, reason = "for the quarantine part of the agent")]
     pub(super) fn thing_readings(&self) -> BTreeMap<ThingName, ThingReading> {
         let things = self.registry.table().things();
-        things.map(|identity| (identity.thing.clone(), self.reading(&identity.thing))).collect()
+        things
+            .map(|identity| (identity.thing.clone(), self.reading(&identity.thing)))
+            .collect()
     }
 
     /// A report of the thing was made.
@@ -265,7 +278,10 @@ impl Site {
 
     /// When [`Site::turn`] has something to do.
     pub(super) fn resolve_due(&self) -> Option<Monotonic> {
-        let paced = || self.resolved_at.map_or(Monotonic(Duration::ZERO), |at| at.after(RESOLVE_PACE));
+        let paced = || {
+            self.resolved_at
+                .map_or(Monotonic(Duration::ZERO), |at| at.after(RESOLVE_PACE))
+        };
         self.dirty.then(paced)
     }
 
@@ -279,7 +295,9 @@ impl Site {
 
     /// Makes the table anew when something was observed and it is time.
     pub(super) fn turn(&mut self, now: Now) {
-        let paced = self.resolved_at.is_some_and(|at| now.monotonic.since(at) < RESOLVE_PACE);
+        let paced = self
+            .resolved_at
+            .is_some_and(|at| now.monotonic.since(at) < RESOLVE_PACE);
         if self.dirty && !paced {
             self.resolve(now);
         }
@@ -327,7 +345,8 @@ impl Site {
                 if !files.is_empty() {
                     self.leases_due = Some(now.monotonic.after(LEASES_SETTLE));
                     // A directory that went away is watched no longer.
-                    self.watch_leases_again.get_or_insert(now.monotonic.after(LEASES_AGAIN));
+                    self.watch_leases_again
+                        .get_or_insert_with(|| now.monotonic.after(LEASES_AGAIN));
                 }
             }
             SiteNews::Failed(what, missing) => self.say(what, Some(missing)),
@@ -351,12 +370,17 @@ impl Site {
     /// The filter on which things register, if they may.
     pub(super) fn filters(&self) -> BTreeSet<(Destination, String)> {
         let possible = self.settings.registration && self.settings.possible();
-        possible.then(|| (Destination::Local, topic::register(None))).into_iter().collect()
+        possible
+            .then(|| (Destination::Local, topic::register(None)))
+            .into_iter()
+            .collect()
     }
 
     /// A message arrived; true when it was for the site.
     pub(super) fn message(&mut self, from: Destination, topic: &str, payload: &[u8], now: Now) -> bool {
-        let name = topic.strip_prefix("edge-warden/things/").and_then(|rest| rest.strip_suffix("/register"));
+        let name = topic
+            .strip_prefix("edge-warden/things/")
+            .and_then(|rest| rest.strip_suffix("/register"));
         let Some(name) = name.filter(|_| from == Destination::Local) else {
             return false;
         };
@@ -410,7 +434,11 @@ impl Site {
             Vec::new()
         };
         SiteAsk {
-            lan: if possible { self.settings.lan.clone() } else { AutoOr::Is(Vec::new()) },
+            lan: if possible {
+                self.settings.lan.clone()
+            } else {
+                AutoOr::Is(Vec::new())
+            },
             macs,
             distrust: std::mem::take(&mut self.tables_touched),
             neighbours,
@@ -431,7 +459,12 @@ impl Site {
                 Ok(found) => {
                     self.say("lease files", None);
                     if found.skipped > 0 || found.refused_names > 0 {
-                        tracing::debug!(file, skipped = found.skipped, refused = found.refused_names, "lease file read in part");
+                        tracing::debug!(
+                            file,
+                            skipped = found.skipped,
+                            refused = found.refused_names,
+                            "lease file read in part"
+                        );
                     }
                     found.leases
                 }
@@ -464,6 +497,9 @@ impl Site {
         let held_on = self.told("connection tracking", sample.tracking).is_some();
         self.told("flow events", sample.events);
         self.usage = sample.usage.ok();
+        if self.flows_asked && sample.flows.is_none() {
+            self.flows = Flows::none();
+        }
         if let Some(table) = sample.flows {
             let sockets = host.sockets.tcp.as_deref().unwrap_or_default();
             self.flows = Flows::judge(table, sockets, held_on);
@@ -571,7 +607,10 @@ fn identities(registry: &Registry, core: &ThingName) -> BTreeMap<ThingName, quar
             macs: macs.map(|mac| mac.mac).collect(),
             addresses: identity.usable_addresses().collect(),
             in_conflict: identity.source != Source::Configuration
-                && identity.conflicts.iter().any(crate::devices::Conflict::is_about_identity),
+                && identity
+                    .conflicts
+                    .iter()
+                    .any(crate::devices::Conflict::is_about_identity),
             backs_edge_action: identity.backs_edge_action,
             configured: identity.macs.iter().any(configured_mac),
         }

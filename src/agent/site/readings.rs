@@ -36,7 +36,8 @@ impl Flows {
         };
         let mut own = RowCounts::default();
         for socket in sockets {
-            if socket.state == SocketState::Established && !socket.remote.is_loopback() && socket.remote != socket.local {
+            if socket.state == SocketState::Established && !socket.remote.is_loopback() && socket.remote != socket.local
+            {
                 if socket.remote.is_ipv4() {
                     own.v4 += 1;
                 } else {

@@ -155,7 +155,11 @@ impl KernelSite {
     fn watch_flows(&mut self, wanted: bool) -> Measured<()> {
         if !wanted {
             self.counter = None;
-            return Err(Missing::new("ctnetlink events", Reason::NotCollected, "no local thing is known"));
+            return Err(Missing::new(
+                "ctnetlink events",
+                Reason::NotCollected,
+                "no local thing is known",
+            ));
         }
         match &self.counter {
             Some(counter) => counter.state().inspect_err(|_| self.counter = None),
@@ -197,7 +201,11 @@ impl SiteSource for KernelSite {
         let flows = ask.flows.as_deref().filter(|_| local).map(|table| self.flows(table));
         SiteSample {
             neighbours: (ask.neighbours && !here.is_empty()).then(|| neighbour_tables(&self.proc_root)),
-            leases: ask.leases.iter().map(|file| (file.path.clone(), lease_file(file))).collect(),
+            leases: ask
+                .leases
+                .iter()
+                .map(|file| (file.path.clone(), lease_file(file)))
+                .collect(),
             traffic,
             tracking,
             flows,

@@ -17,10 +17,7 @@ const BUFFER: usize = 8 << 20;
 /// Datagrams read between two looks at who waits for the tallies.
 const AT_A_TIME: usize = 64;
 /// How long the thread sleeps before it looks whether it is still wanted.
-const NAP: Timespec = Timespec {
-    tv_sec: 1,
-    tv_nsec: 0,
-};
+const NAP: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
 /// What flows did since each thing's last report. Shared with the thread that counts.
 #[derive(Debug, Default)]

@@ -27,7 +27,8 @@ impl Site {
             row.insert("rates".to_owned(), json!(self.meters.rates(&thing)));
             let (events, lower_bound) = self.tallies.of(&thing);
             let reading = self.reading(&thing);
-            let count = |list: Result<usize, Missing>| list.map_or_else(|missing| json!(missing.to_string()), |n| json!(n));
+            let count =
+                |list: Result<usize, Missing>| list.map_or_else(|missing| json!(missing.to_string()), |n| json!(n));
             let events = events.unwrap_or_default();
             row.insert(
                 "connections".to_owned(),
@@ -57,11 +58,16 @@ impl Site {
             .sources
             .iter()
             .map(|(name, state)| {
-                let words = state.as_ref().map_or_else(|| json!("ok"), |missing| json!(missing.to_string()));
+                let words = state
+                    .as_ref()
+                    .map_or_else(|| json!("ok"), |missing| json!(missing.to_string()));
                 ((*name).to_owned(), words)
             })
             .collect();
-        let tracking = self.flows.tracking.map(|(v4, v6)| json!({"ipv4": family(v4), "ipv6": family(v6)}));
+        let tracking = self
+            .flows
+            .tracking
+            .map(|(v4, v6)| json!({"ipv4": family(v4), "ipv6": family(v6)}));
         json!({
             "lan": {
                 "bridges": self.firewall_lan.bridges,

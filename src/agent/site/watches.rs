@@ -117,8 +117,8 @@ impl SiteWatches {
         if files.is_empty() {
             return Vec::new();
         }
-        let opened = LeaseWatch::open(files)
-            .and_then(|(watch, unwatched)| Ok((Watched::new("inotify", watch)?, unwatched)));
+        let opened =
+            LeaseWatch::open(files).and_then(|(watch, unwatched)| Ok((Watched::new("inotify", watch)?, unwatched)));
         match opened {
             Ok((watch, unwatched)) => {
                 self.leases = watch;
@@ -182,9 +182,8 @@ impl Watched<firewall::Watch> {
     pub(in crate::agent) fn open(own_ports: impl IntoIterator<Item = u32>) -> Measured<Self> {
         const SOURCE: &str = "netlink group NFNLGRP_NFTABLES";
         let failed = |error: io::Error| Missing::from_io(SOURCE, &error);
-        let watch = firewall::Watch::open(own_ports).map_err(|error| {
-            Missing::new(SOURCE, crate::model::Reason::Denied, error.to_string())
-        })?;
+        let watch = firewall::Watch::open(own_ports)
+            .map_err(|error| Missing::new(SOURCE, crate::model::Reason::Denied, error.to_string()))?;
         watch.set_nonblocking().map_err(failed)?;
         Self::new(SOURCE, watch)
     }
