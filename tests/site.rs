@@ -424,7 +424,7 @@ fn leases_moves_conflicts_and_strangers_are_shown() {
     );
 
     // Renewal with a new address.
-    d0.shell("ip addr add 10.20.0.77/24 dev eth0; ip addr del 10.20.0.10/24 dev eth0; ip route replace default via 10.20.0.1");
+    d0.shell("ip addr del 10.20.0.10/24 dev eth0; ip addr add 10.20.0.77/24 dev eth0; ip route replace default via 10.20.0.1");
     std::fs::write(&leases, lease(d0, "10.20.0.77", "cam-0")).unwrap();
     assert!(d0.ping(site.gateway().v4.into()));
     agent.await_thing("cam-0", "has the renewed address", |row| {

@@ -201,7 +201,9 @@ mod tests {
                 }
             })
             .collect();
-        let none = || Err(Missing::new("test", Reason::NotCollected, ""));
+        fn none<T>() -> Measured<T> {
+            Err(Missing::new("test", Reason::NotCollected, ""))
+        }
         HostSample {
             interfaces: Ok(interfaces),
             sockets: SocketTable {

@@ -368,7 +368,8 @@ impl Site {
                 if !files.is_empty() {
                     self.leases_due = Some(now.monotonic.after(LEASES_SETTLE));
                     // A directory that went away is watched no longer.
-                    self.watch_leases_again.get_or_insert(now.monotonic.after(LEASES_AGAIN));
+                    self.watch_leases_again
+                        .get_or_insert_with(|| now.monotonic.after(LEASES_AGAIN));
                 }
             }
             SiteNews::Failed(what, missing) => self.say(what, Some(missing)),
@@ -519,6 +520,9 @@ impl Site {
         let held_on = self.told("connection tracking", sample.tracking).is_some();
         self.told("flow events", sample.events);
         self.usage = sample.usage.ok();
+        if self.flows_asked && sample.flows.is_none() {
+            self.flows = Flows::none();
+        }
         if let Some(table) = sample.flows {
             let sockets = host.sockets.tcp.as_deref().unwrap_or_default();
             self.flows = Flows::judge(table, sockets, held_on);
