@@ -345,7 +345,8 @@ impl<C: Clock> Agent<C> {
             wake = wake.min(due);
         }
         wake = wake.min(self.warden.next_wake());
-        for other in [self.subscriptions.next_retry(), self.shadows.next_wake()]
+        let subscribed = self.subscriptions.holds(&self.shadows.filters());
+        for other in [self.subscriptions.next_retry(), self.shadows.next_wake(subscribed)]
             .into_iter()
             .flatten()
         {

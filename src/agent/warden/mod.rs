@@ -314,10 +314,9 @@ impl Warden {
         }
     }
 
-    /// An answer did not get out.
+    /// An answer did not get out; the document is read again, and answered then.
     pub(super) fn not_told(&mut self, (thing, shadow): &Place) {
         self.reporter.not_sent(thing, shadow);
-        self.to_tell.insert(thing.clone());
     }
 
     fn tell_all(&mut self) {
