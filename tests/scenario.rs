@@ -144,9 +144,10 @@ impl World {
     }
 }
 
-/// A configuration without quarantine, which has scenarios of its own.
+/// A configuration without quarantine and local things, which have scenarios of their own.
 fn reports_only(mut configuration: Value) -> Value {
     configuration["quarantine"] = json!({"enforcement": "observe", "shadow": {"classic": false, "named": ""}});
+    configuration["discovery"] = json!({"registration": false, "unknownDevices": "ignore"});
     configuration
 }
 

@@ -52,11 +52,15 @@ pub fn is_packaged() -> bool {
     std::env::var_os(VARIABLE).is_some()
 }
 
-/// The shipped recipe's DefaultConfiguration, accessControl apart, with `changes` laid over it; without shadows and
+/// The shipped recipe's DefaultConfiguration, accessControl apart, with `changes` laid over it; without local things,
+/// shadows and
 /// without enforcement, because the agent's network namespace may be this machine's and its patience with a shadow's
 /// answer is as accelerated as its clock.
 pub fn configuration(changes: Value) -> Value {
-    let mut configuration = with_shadows(json!({"quarantine": {"shadow": {"classic": false, "named": ""}}}));
+    let mut configuration = with_shadows(json!({
+        "quarantine": {"shadow": {"classic": false, "named": ""}},
+        "discovery": {"registration": false},
+    }));
     overlay(&mut configuration, changes);
     configuration
 }
