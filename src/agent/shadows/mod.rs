@@ -388,6 +388,7 @@ impl Shadows {
             "documents": self.places.len(),
             "toRead": self.to_read.len(),
             "toSend": self.to_send.len(),
+            "underWay": usize::from(self.reading.is_some()) + usize::from(self.sending.is_some()),
             "malformed": self.malformed,
             "error": self.error,
             "inTrouble": self.trouble.len(),
