@@ -52,9 +52,19 @@ pub fn is_packaged() -> bool {
     std::env::var_os(VARIABLE).is_some()
 }
 
-/// The shipped recipe's DefaultConfiguration, accessControl apart, with `changes` laid over it.
+/// The shipped recipe's DefaultConfiguration, accessControl apart, with `changes` laid over it; without shadows and
+/// without enforcement, because the agent's network namespace may be this machine's and its patience with a shadow's
+/// answer is as accelerated as its clock.
 pub fn configuration(changes: Value) -> Value {
+    let mut configuration = with_shadows(json!({"quarantine": {"shadow": {"classic": false, "named": ""}}}));
+    overlay(&mut configuration, changes);
+    configuration
+}
+
+/// As [`configuration`], with shadows.
+pub fn with_shadows(changes: Value) -> Value {
     let mut configuration = default_configuration();
+    configuration["quarantine"]["enforcement"] = "observe".into();
     configuration.as_object_mut().unwrap().remove("accessControl");
     overlay(&mut configuration, changes);
     configuration

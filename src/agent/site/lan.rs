@@ -201,14 +201,16 @@ mod tests {
                 }
             })
             .collect();
-        let none = || Err(Missing::new("test", Reason::NotCollected, ""));
+        fn none<T>() -> Measured<T> {
+            Err(Missing::new("test", Reason::NotCollected, ""))
+        }
         HostSample {
             interfaces: Ok(interfaces),
             sockets: SocketTable {
                 tcp: none(),
                 udp: none(),
             },
-            boot_id: Err(Missing::new("test", crate::model::Reason::Absent, "")),
+            boot_id: Err(Missing::new("test", Reason::NotCollected, "")),
             notes: Vec::new(),
         }
     }
