@@ -83,8 +83,7 @@ fn measure(devices: u32, flows: u32) {
     first.tracking.expect("tracking");
     fill(devices, flows);
 
-    let mut times = Vec::new();
-    for with_flows in [true, false] {
+    let mut timed = |with_flows: bool| {
         let ask = ask(with_flows.then(|| registry.shared_table()));
         let (wall, cpu) = (Instant::now(), cpu_time());
         for _ in 0..ROUNDS {
@@ -96,9 +95,9 @@ fn measure(devices: u32, flows: u32) {
                 assert!(table.connections.rows().v4 >= u64::from(flows));
             }
         }
-        times.push((wall.elapsed() / ROUNDS, (cpu_time() - cpu) / ROUNDS));
-    }
-    let (with, without) = (times[0], times[1]);
+        (wall.elapsed() / ROUNDS, (cpu_time() - cpu) / ROUNDS)
+    };
+    let (with, without) = (timed(true), timed(false));
     println!(
         "{devices:7} {flows:8}  {:20.1} {:7.1} {:25.1} {:18}   (who is who: {:.1} ms)",
         millis(with.0),

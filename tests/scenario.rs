@@ -493,8 +493,13 @@ fn effects_come_in_an_order_that_loses_nothing() {
     let (world, _dir, agent) = start();
     world.reports(1);
     agent.wait_fate("accepted");
+    // It is read again once it is watched, at any time: it may have changed in between.
+    world.wait_for("the configuration read again", |outside| {
+        outside.effects.contains(&Effect::ReadConfiguration).then_some(())
+    });
     assert_eq!(agent.stop(), Ended::Stopped);
-    let effects = world.lock().effects.clone();
+    let mut effects = world.lock().effects.clone();
+    effects.retain(|effect| *effect != Effect::ReadConfiguration);
     let first = reports_in(&effects).swap_remove(0);
     let both = ["accepted", "rejected"].map(|step| format!("{METRICS}/{step}"));
     assert_eq!(
@@ -628,7 +633,7 @@ fn a_new_configuration_takes_effect_without_an_extra_report() {
             .iter()
             .filter(|effect| **effect == Effect::ReadConfiguration)
             .count();
-        (read == 2).then_some(())
+        (read == 3).then_some(())
     });
     let deadline = Instant::now() + SOON;
     let reload = loop {

@@ -457,9 +457,8 @@ impl<C: Clock> Agent<C> {
             self.subscriptions.renew();
             self.shadows.read_all();
             self.reporting.resubscribed(now);
-            // what ended those silently may have ended this one too, and changes may have been missed
+            // what ended those silently may have ended this one too
             self.send(Command::WatchConfiguration);
-            self.send(Command::Configuration);
         }
         let replies = self.reporting.reply_filters();
         let mut wanted = self.site.filters();
@@ -553,7 +552,10 @@ impl<C: Clock> Agent<C> {
                     self.reporting.persist(&self.state_dir);
                 }
             }
-            NucleusEvent::ConfigurationChanged => self.send(Command::Configuration),
+            // a change between the last reading and the watch is told to nobody
+            NucleusEvent::ConfigurationChanged | NucleusEvent::ConfigurationWatched(Ok(())) => {
+                self.send(Command::Configuration);
+            }
             NucleusEvent::Configuration(result) => {
                 let level = self.config.log.level;
                 if let Some(config) = self.reload.received(result, self.mode, &self.config) {
@@ -583,10 +585,7 @@ impl<C: Clock> Agent<C> {
                     });
                 }
             }
-            NucleusEvent::StateUpdated(Ok(()))
-            | NucleusEvent::ConfigurationWatched(Ok(()))
-            | NucleusEvent::Ready { .. }
-            | NucleusEvent::Unavailable(_) => {}
+            NucleusEvent::StateUpdated(Ok(())) | NucleusEvent::Ready { .. } | NucleusEvent::Unavailable(_) => {}
         }
     }
 

@@ -18,8 +18,8 @@ use crate::config::{Config, Enforcement as ConfiguredEnforcement, TableOwnership
 use crate::firewall::{Change, Dropped, Firewall, Lan, NftablesFirewall, ObserveOnly, Policy, TableOwnership};
 use crate::model::{MacAddress, Monotonic, ThingName, UnixTime};
 use crate::quarantine::{
-    AuditLog, Decision, Effect, Enforced, Enforcement, Event, Held, Identity, Now, Posture, Quarantine, Rails,
-    ShadowReading, Standing, StatusReporter, Store, StoreError, Stored, decide,
+    AuditLog, Decision, Effect, Enforced, Enforcement, Event, Held, Identity, Now, Posture, Quarantine, Rails, Refusal,
+    ShadowReading, Standing, StatusReporter, Store, StoreError, Stored, Verdict, decide,
 };
 
 use super::boot_unit::{self, BootUnitError};
@@ -153,7 +153,10 @@ impl Warden {
     pub(super) fn look_around(&mut self, sample: &HostSample, config: &Config) {
         let rails = rails::read(sample, config, &self.core);
         self.say("rails", rails.as_ref().err().cloned());
-        self.rails = rails;
+        // what was read before is better than nothing
+        if rails.is_ok() || self.rails.is_err() {
+            self.rails = rails;
+        }
     }
 
     /// Who is who and where the LAN is changed, or may have.
@@ -380,13 +383,26 @@ impl Warden {
             self.enforced.clear();
             return;
         }
-        let rails = match &self.rails {
-            Ok(rails) => rails,
-            // whoever is cut off stays so; nobody new is cut without knowing what to spare
-            Err(_) => return self.read_back(),
-        };
         let before: BTreeSet<IpAddr> = policy::addresses(&self.policy);
-        self.decision = decide(&causes, &self.identities, rails, &self.quarantine.bound());
+        let bound = self.quarantine.bound();
+        self.decision = match &self.rails {
+            Ok(rails) => decide(&causes, &self.identities, rails, &bound),
+            // whoever was cut off before stays so; nobody new is cut without knowing what to spare
+            Err(why) => {
+                let unread = Rails {
+                    core: Some(self.core.clone()),
+                    ..Rails::default()
+                };
+                let decision = decide(&causes, &self.identities, &unread, &bound).into_iter();
+                let refused = || Verdict::Refused(Refusal::Rail(format!("what must be spared cannot be read: {why}")));
+                decision
+                    .map(|(thing, verdict)| {
+                        let verdict = if bound.contains_key(&thing) { verdict } else { refused() };
+                        (thing, verdict)
+                    })
+                    .collect()
+            }
+        };
         let policy = policy::build(&self.decision, &self.lan, &self.ports, |until| {
             UnixTime(now.wall.0.saturating_add(millis(self.quarantine.left(until))))
         });
