@@ -43,7 +43,7 @@ impl Shadows {
                     return Some(Heard::Document(place, Box::new(ShadowReading::NotFound)));
                 }
                 self.reading.take_if(|way| is_ours(way, &place, payload))?;
-                self.not_read(place, format!("it cannot be read: {words}"), now);
+                self.not_read(place, &format!("it cannot be read: {words}"), now);
                 None
             }
             ShadowStep::UpdateAccepted
@@ -59,7 +59,7 @@ impl Shadows {
             }
             ShadowStep::UpdateRejected if trusted => {
                 self.sending.take_if(|way| is_ours(way, &place, payload))?;
-                Some(self.not_sent(place, format!("an update was refused: {}", refusal(payload).1), now))
+                Some(self.not_sent(place, &format!("an update was refused: {}", refusal(payload).1), now))
             }
             _ => None,
         }
@@ -130,7 +130,7 @@ impl Shadows {
                 self.to_read.add(place, ());
                 None
             }
-            Err(error) => Some(self.not_sent(place, format!("an update was refused: {error}"), now)),
+            Err(error) => Some(self.not_sent(place, &format!("an update was refused: {error}"), now)),
         }
     }
 
@@ -144,7 +144,7 @@ impl Shadows {
                 self.failed_at(
                     &place,
                     Half::Reading,
-                    format!("it cannot be understood and changes nothing: {error}"),
+                    &format!("it cannot be understood and changes nothing: {error}"),
                 );
                 None
             }
@@ -157,7 +157,7 @@ impl Shadows {
     }
 
     /// A read was refused for reasons of this document.
-    fn not_read(&mut self, place: Place, words: String, now: Monotonic) {
+    fn not_read(&mut self, place: Place, words: &str, now: Monotonic) {
         self.failed_at(&place, Half::Reading, words);
         self.to_read.pause(&place, now);
         self.to_read.add(place, ());
@@ -167,8 +167,12 @@ impl Shadows {
     /// does not deliver more than about 4,900 bytes), as others do.
     pub(super) fn read_unanswered(&mut self, place: Place, now: Monotonic) -> Option<Heard> {
         let only_this_one = self.answered && self.to_read.is_failing(&place);
-        let words = "reading it is not answered (nucleus lite does not deliver documents above about 4,900 bytes)";
-        self.not_read(place, words.to_owned(), now);
+        let words = if only_this_one {
+            "reading it is not answered, others are (nucleus lite does not deliver documents above about 4,900 bytes)"
+        } else {
+            "reading it was not answered"
+        };
+        self.not_read(place, words, now);
         if only_this_one {
             return None;
         }
@@ -178,7 +182,7 @@ impl Shadows {
     }
 
     /// An update was refused or lost: this document's own affair. It is made anew from the document as it stands.
-    pub(super) fn not_sent(&mut self, place: Place, words: String, now: Monotonic) -> Heard {
+    pub(super) fn not_sent(&mut self, place: Place, words: &str, now: Monotonic) -> Heard {
         self.failed_at(&place, Half::Updating, words);
         self.to_send.pause(&place, now);
         self.to_read.add(place.clone(), ());

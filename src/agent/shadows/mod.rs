@@ -253,7 +253,7 @@ impl Shadows {
             && let Some(way) = self.sending.take()
         {
             // reading it shows whether it arrived, or whether nothing is heard any more
-            heard.push(self.not_sent(way.place, "an update was not answered".to_owned(), now));
+            heard.push(self.not_sent(way.place, "an update was not answered", now));
         }
         if self.next_heartbeat <= now {
             self.next_heartbeat = now.after(HEARTBEAT);
@@ -369,9 +369,9 @@ impl Shadows {
     }
 
     /// Something failed that concerns one document.
-    fn failed_at(&mut self, place: &Place, half: Half, words: String) {
-        let former = self.trouble.insert((place.clone(), half), words.clone());
-        if former.as_ref() != Some(&words) {
+    fn failed_at(&mut self, place: &Place, half: Half, words: &str) {
+        let former = self.trouble.insert((place.clone(), half), words.to_owned());
+        if former.as_deref() != Some(words) {
             tracing::warn!(thing = %place.0, shadow = %place.1, error = words, "a shadow document gives trouble");
         }
     }
@@ -388,6 +388,7 @@ impl Shadows {
             "documents": self.places.len(),
             "toRead": self.to_read.len(),
             "toSend": self.to_send.len(),
+            "underWay": usize::from(self.reading.is_some()) + usize::from(self.sending.is_some()),
             "malformed": self.malformed,
             "error": self.error,
             "inTrouble": self.trouble.len(),

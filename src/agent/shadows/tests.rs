@@ -426,7 +426,7 @@ fn a_document_that_never_arrives_does_not_end_the_subscriptions_again_and_again(
             }
         }
         bench.now += 1;
-        if bench.now % 10 == 0 {
+        if bench.now.is_multiple_of(10) {
             bench.message("b/shadow/update/accepted", &json!({}));
             bench.message("a/shadow/update/accepted", &json!({}));
         }

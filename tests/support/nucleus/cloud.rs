@@ -76,11 +76,16 @@ impl State {
             ),
             shadow::Request::Delete => ("delete", self.shadow_delete(settings, key, now).map(|_| Value::Null)),
         };
-        let (suffix, body) = match answer {
+        let (suffix, mut body) = match answer {
             Ok(Value::Null) => return,
             Ok(document) => ("accepted", document),
             Err(error) => ("rejected", error.payload(now)),
         };
+        // AWS IoT developer guide, "Device Shadow service documents": answers repeat the token of a request it can read.
+        let request: Value = serde_json::from_slice(payload).unwrap_or_default();
+        if let Some(token) = request.get("clientToken") {
+            body["clientToken"] = token.clone();
+        }
         let topic = format!("{}/{verb}/{suffix}", shadow::prefix(key));
         let payload = body.to_string();
         match over {

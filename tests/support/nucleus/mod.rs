@@ -315,6 +315,39 @@ impl TestNucleus {
         self.shared.lock().shadows.get(&key, self.shared.now()).ok()
     }
 
+    /// Waits until the shadow document (`Null` while there is none) is as `wanted`, and returns it.
+    ///
+    /// # Panics
+    /// When `within` is over, saying what was awaited and the document.
+    pub fn wait_shadow(
+        &self,
+        thing: &str,
+        name: Option<&str>,
+        within: Duration,
+        mut wanted: impl FnMut(&Value) -> bool,
+    ) -> Value {
+        let key = (thing.to_owned(), name.map(str::to_owned));
+        let deadline = Instant::now() + within;
+        let mut state = self.shared.lock();
+        loop {
+            let document = state.shadows.get(&key, self.shared.now()).unwrap_or(Value::Null);
+            if wanted(&document) {
+                return document;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                drop(state);
+                panic!("not within {within:?}: what was awaited of the shadow of {thing}; it is {document:#}");
+            }
+            state = self
+                .shared
+                .changed
+                .wait_timeout(state, left)
+                .unwrap_or_else(std::sync::PoisonError::into_inner)
+                .0;
+        }
+    }
+
     /// Somebody in the cloud deletes a shadow.
     ///
     /// # Errors
