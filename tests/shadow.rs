@@ -7,7 +7,8 @@
     clippy::unwrap_used,
     clippy::panic,
     clippy::indexing_slicing,
-    reason = "tests: the first surprise ends them, in helpers too"
+    clippy::needless_pass_by_value,
+    reason = "tests: the first surprise ends them, in helpers too, and json!(..) is written where it is used"
 )]
 
 mod support;
