@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use edge_warden::control::{Request, ask};
 use serde_json::{Value, json};
-use support::binary::{Agent, SOON, access_control, agent_seconds, configuration, run_command};
+use support::binary::{Agent, SOON, access_control, agent_seconds, run_command, with_shadows};
 use support::netns::{Namespace, ip};
 use support::nucleus::{Kind, Misbehave, Seen, Settings, TestNucleus};
 
@@ -43,12 +43,15 @@ fn settings(kind: Kind, changes: Value) -> Settings {
         // reports have tests of their own; here they would be in the way of counting publishes
         "report": {"core": false},
         "devices": [
-            {"thingName": "cam-1", "macs": [CAM_1], "addresses": ["10.20.0.11"]},
-            {"thingName": "cam-2", "macs": ["02:00:00:00:00:02"]},
-            {"thingName": "marker", "macs": ["02:00:00:00:00:03"]},
+            {"thingName": "cam-1", "macs": [CAM_1], "addresses": ["10.20.0.11"], "report": false},
+            {"thingName": "cam-2", "macs": ["02:00:00:00:00:02"], "report": false},
+            {"thingName": "marker", "macs": ["02:00:00:00:00:03"], "report": false},
         ],
+        "discovery": {"registration": false},
+        // the agent has a network namespace of its own here
+        "quarantine": {"enforcement": "enforce"},
     });
-    let mut configuration = configuration(devices);
+    let mut configuration = with_shadows(devices);
     for (key, value) in changes.as_object().unwrap() {
         configuration[key] = value.clone();
     }
