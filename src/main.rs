@@ -1,5 +1,10 @@
 //! The `edge-warden` program: arguments, logging, exit codes. Everything else is in the library.
 
+#![allow(
+    unreachable_pub,
+    reason = "nobody outside sees a binary's modules; `pub` marks what a module offers its siblings"
+)]
+
 mod cli;
 
 use std::io::Write;
@@ -12,8 +17,9 @@ use cli::{Exit, InvalidConfiguration};
 
 fn main() -> ExitCode {
     let ended = match Arguments::parse().command {
-        Command::Run(arguments) => cli::run::run(arguments),
+        Command::Run(arguments) => cli::run::run(&arguments),
         Command::Report(arguments) => cli::report::run(&arguments),
+        Command::Devices(arguments) => cli::devices::run(&arguments),
         Command::Status(arguments) => cli::status::run(&arguments),
         Command::CheckConfig(arguments) => cli::check_config::run(&arguments),
         Command::Doctor(arguments) => cli::doctor::run(&arguments),

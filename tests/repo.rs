@@ -1,4 +1,5 @@
 //! The repository itself: recipe and build files under the rules of both nuclei and of GDK, licences, no foreign paths.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test may stop at the first surprise")]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use edge_warden::agent::clock::Clock;
 use edge_warden::agent::host::HostSource;
+use edge_warden::agent::site::source::KernelSite;
 use edge_warden::agent::warden::Warden;
 use edge_warden::agent::{self, Ended, Parts};
 use edge_warden::collect::{HostSample, Interface, SocketTable};
@@ -370,6 +371,8 @@ impl Running {
                 link,
                 events,
                 host: Box::new(TestHost(world)),
+                // the hosts of these scenarios have no LAN, so it looks at nothing
+                site: Box::new(KernelSite::new("/proc")),
                 questions: asked,
                 reloads,
                 core,

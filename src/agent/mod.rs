@@ -3,9 +3,11 @@
 //! Events come in (a sample, a nucleus event, a question, the clock), pure code decides, effects go out. Measuring runs
 //! on a blocking thread and the nucleus on its own, so nothing here waits for either.
 
+pub mod boot_unit;
 pub mod clock;
 pub mod files;
 pub mod host;
+mod questions;
 mod reload;
 mod reporting;
 mod shadows;
@@ -14,7 +16,7 @@ mod status;
 mod subscriptions;
 pub mod warden;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::future::Future;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -25,6 +27,7 @@ use tokio::task::JoinHandle;
 use crate::collect::HostSample;
 use crate::config::{Config, LogLevel, Mode};
 use crate::control::{Answer, Asked, Request};
+use crate::devices;
 use crate::firewall::{Change, LinkWatch, Watch};
 use crate::greengrass::link::{Command, NucleusEvent, NucleusEvents, NucleusLink, Stopped, Token};
 use crate::greengrass::topic::ShadowNameError;
@@ -39,6 +42,9 @@ use host::HostSource;
 use reload::Reload;
 use reporting::{Place, Reporting};
 use shadows::{Heard, Shadows};
+use site::Site;
+use site::source::{SiteSample, SiteSource};
+use site::watches::{SiteWatches, TableWatch};
 use subscriptions::Subscriptions;
 use warden::Warden;
 
@@ -58,6 +64,8 @@ pub struct Parts<C> {
     pub events: NucleusEvents,
     /// The host.
     pub host: Box<dyn HostSource>,
+    /// The LAN and what is on it.
+    pub site: Box<dyn SiteSource>,
     /// Questions from the control socket.
     pub questions: mpsc::Receiver<Asked>,
     /// Asks to read the configuration anew (SIGHUP).
@@ -99,7 +107,13 @@ pub enum Ended {
     NucleusGone,
 }
 
-type Measuring = JoinHandle<(Box<dyn HostSource>, HostSample)>;
+/// What measures; away on a blocking thread while a sample is being taken.
+struct Instruments {
+    host: Box<dyn HostSource>,
+    site: Box<dyn SiteSource>,
+}
+
+type Measuring = JoinHandle<(Instruments, HostSample, SiteSample)>;
 
 struct Agent<C> {
     clock: C,
@@ -118,14 +132,21 @@ struct Agent<C> {
     /// The newest sample, for rails and LAN when the configuration changes.
     sample: HostSample,
     reload: Reload,
+    /// A sample was taken since the quarantine was last told who is behind which port.
+    ports_may_differ: bool,
+    site: Site,
     /// Idle between samples; `None` while a sample is being taken.
-    host: Option<Box<dyn HostSource>>,
+    instruments: Option<Instruments>,
     next_sample: Monotonic,
+    /// When the last sample was begun.
+    sampled_at: Option<Monotonic>,
     samples: u64,
     set_log_level: Box<dyn Fn(LogLevel)>,
     tokens: Tokens,
     /// Questions that wait for the nucleus.
     asked: HashMap<Token, oneshot::Sender<Answer>>,
+    /// Questions that wait for a sample.
+    report_questions: Vec<questions::ReportQuestion>,
 }
 
 /// Numbers the commands given to the nucleus, so that each result finds what it belongs to.
@@ -146,11 +167,23 @@ pub async fn run<C: Clock>(parts: Parts<C>, stop: impl Future<Output = ()>) -> E
         link,
         mut events,
         host,
+        site: site_source,
         mut questions,
         mut reloads,
         ..
     } = parts;
     let now = clock.monotonic();
+    let both = devices::Now {
+        unix: clock.wall(),
+        monotonic: now,
+    };
+    let site = Site::new(&parts.config, parts.core.clone(), site_source.tallies(), both);
+    // one watch over all our tables: every own port must be here
+    let mut tables = TableWatch::open(site_source.own_port()).unwrap_or_else(|missing| {
+        tracing::warn!("changes of our tables by others are noticed late: {missing}");
+        TableWatch::none()
+    });
+    let mut watches = SiteWatches::none();
     let place = Place {
         mode: parts.mode,
         kind: parts.kind,
@@ -158,7 +191,7 @@ pub async fn run<C: Clock>(parts: Parts<C>, stop: impl Future<Output = ()>) -> E
         state_dir: &parts.state_dir,
         boot_id: &parts.boot_id,
     };
-    let reporting = Reporting::begin(&parts.config, &place, now, clock.wall());
+    let reporting = Reporting::begin(&parts.config, &place, &site.reporting_things(), now, clock.wall());
     let mut agent = Agent {
         link,
         kind: parts.kind,
@@ -169,12 +202,19 @@ pub async fn run<C: Clock>(parts: Parts<C>, stop: impl Future<Output = ()>) -> E
         warden: parts.warden,
         sample: parts.sample,
         reload: Reload::new(parts.last_good_config, parts.include_dir, parts.config_error),
-        host: Some(host),
+        site,
+        ports_may_differ: false,
+        instruments: Some(Instruments {
+            host,
+            site: site_source,
+        }),
         next_sample: now,
+        sampled_at: None,
         samples: 0,
         set_log_level: parts.set_log_level,
         tokens: Tokens::default(),
         asked: HashMap::new(),
+        report_questions: Vec::new(),
         core: parts.core,
         config: parts.config,
         state_dir: parts.state_dir,
@@ -193,7 +233,12 @@ pub async fn run<C: Clock>(parts: Parts<C>, stop: impl Future<Output = ()>) -> E
         }
         agent.keep_quarantine();
         agent.keep_subscriptions();
+        let both = agent.site_now();
+        agent.site.turn(both);
+        agent.site.keep_watches(&mut watches, both.monotonic);
+        agent.follow_site();
         agent.keep_shadows();
+        agent.report_if_due();
         if measuring.is_none() {
             measuring = agent.measure_if_due();
         }
@@ -217,6 +262,8 @@ pub async fn run<C: Clock>(parts: Parts<C>, stop: impl Future<Output = ()>) -> E
                 measuring = None;
                 agent.measured(sample);
             }
+            news = watches.news() => agent.site.news(news, agent.site_now()),
+            changes = tables.changes() => agent.site.tables_changed(&changes),
             () = tokio::time::sleep(nap) => {}
         }
     };
@@ -226,7 +273,7 @@ pub async fn run<C: Clock>(parts: Parts<C>, stop: impl Future<Output = ()>) -> E
 }
 
 /// The sample being taken; never ready when none is.
-async fn finished(measuring: &mut Option<Measuring>) -> Option<(Box<dyn HostSource>, HostSample)> {
+async fn finished(measuring: &mut Option<Measuring>) -> Option<(Instruments, HostSample, SiteSample)> {
     match measuring {
         Some(handle) => handle.await.ok(),
         None => std::future::pending().await,
@@ -273,12 +320,6 @@ fn watch_tables_and_links(own_port: Option<u32>) -> mpsc::Receiver<Vec<Change>> 
     receiver
 }
 
-type SiteView = (
-    crate::firewall::Lan,
-    BTreeMap<ThingName, crate::quarantine::Identity>,
-    BTreeMap<String, BTreeSet<crate::model::MacAddress>>,
-);
-
 trait ReadChanges: FnMut() -> std::io::Result<Vec<Change>> + Send {}
 impl<F: FnMut() -> std::io::Result<Vec<Change>> + Send> ReadChanges for F {}
 
@@ -291,11 +332,17 @@ impl<C: Clock> Agent<C> {
     fn nap(&self, measuring: bool) -> Duration {
         let now = self.clock.monotonic();
         let mut wake = now.after(self.clock.real(LONGEST_NAP).max(LONGEST_NAP));
-        if !measuring {
+        if !measuring && self.instruments.is_some() {
             wake = wake.min(self.next_sample);
-            if let Some(due) = self.reporting.next_due() {
+            for due in [self.reporting.next_due(), self.site.sample_due()]
+                .into_iter()
+                .flatten()
+            {
                 wake = wake.min(due);
             }
+        }
+        if let Some(due) = self.site.resolve_due() {
+            wake = wake.min(due);
         }
         wake = wake.min(self.warden.next_wake());
         for other in [self.subscriptions.next_retry(), self.shadows.next_wake()]
@@ -310,31 +357,78 @@ impl<C: Clock> Agent<C> {
 
     fn measure_if_due(&mut self) -> Option<Measuring> {
         let now = self.clock.monotonic();
-        let report_due = self.reporting.next_due().is_some_and(|due| due <= now);
-        if now < self.next_sample && !report_due {
+        let is_due = |due: Option<Monotonic>| due.is_some_and(|due| due <= now);
+        let report_due = is_due(self.reporting.next_due()) && !self.is_fresh(now);
+        let flows = report_due || !self.report_questions.is_empty();
+        if now < self.next_sample && !flows && !is_due(self.site.sample_due()) {
             return None;
         }
-        let mut host = self.host.take()?;
-        self.next_sample = now.after(Duration::from_secs(self.config.sample_seconds.into()));
+        let mut instruments = self.instruments.take()?;
+        self.next_sample = now.after(self.sample_interval());
+        self.sampled_at = Some(now);
+        let ask = self.site.ask(flows, self.site_now());
+        for question in &mut self.report_questions {
+            question.measuring = true;
+        }
         Some(tokio::task::spawn_blocking(move || {
-            let sample = host.collect();
-            (host, sample)
+            let host = instruments.host.collect();
+            let site = instruments.site.collect(&host, &ask);
+            (instruments, host, site)
         }))
     }
 
-    fn measured(&mut self, finished: Option<(Box<dyn HostSource>, HostSample)>) {
+    fn sample_interval(&self) -> Duration {
+        Duration::from_secs(self.config.sample_seconds.into())
+    }
+
+    /// Whether the last sample is good enough for a report: with hundreds of things one falls due every second.
+    fn is_fresh(&self, now: Monotonic) -> bool {
+        let interval = self.sample_interval();
+        let sampled = self.instruments.is_some() && self.sampled_at.is_some_and(|at| now.since(at) < interval);
+        sampled && self.site.flows_fresh(interval, now)
+    }
+
+    fn site_now(&self) -> devices::Now {
+        devices::Now {
+            unix: self.clock.wall(),
+            monotonic: self.clock.monotonic(),
+        }
+    }
+
+    /// Lets the reports know which things there are.
+    fn follow_site(&mut self) {
+        let now = self.clock.monotonic();
+        self.reporting.set_local_things(self.site.reporting_things(), now);
+    }
+
+    fn measured(&mut self, finished: Option<(Instruments, HostSample, SiteSample)>) {
         // a collector that panicked is gone; there is nothing left to measure with, so say it and let the nucleus restart us
-        let Some((host, sample)) = finished else {
+        let Some((instruments, sample, site_sample)) = finished else {
             tracing::error!("measuring this host failed in an unforeseen way; reports stop until a restart");
             return;
         };
-        self.host = Some(host);
+        self.instruments = Some(instruments);
         self.samples += 1;
         self.reporting.observe(&sample);
         self.warden.look_around(&sample, &self.config);
+        let both = self.site_now();
+        self.site.observe(&sample, site_sample, both);
+        self.ports_may_differ = true;
         self.sample = sample;
+        self.follow_site();
+        let begun = self.site.take_begun();
+        self.reporting.begin_traffic(&begun, &self.site);
+        self.report_if_due();
+        self.answer_reports();
+    }
+
+    /// Publishes the report whose turn it is, if the last sample is fresh enough.
+    fn report_if_due(&mut self) {
         let (now, wall) = (self.clock.monotonic(), self.clock.wall());
-        if let Some(publish) = self.reporting.next_report(now, wall) {
+        if self.reporting.next_due().is_none_or(|due| due > now) || !self.is_fresh(now) {
+            return;
+        }
+        if let Some(publish) = self.reporting.next_report(&self.site, now, wall) {
             let token = self.tokens.next();
             self.reporting.publishing(token, &publish);
             // before the publish: not even a crash right after it may bring the next report too early
@@ -367,7 +461,8 @@ impl<C: Clock> Agent<C> {
             self.send(Command::Configuration);
         }
         let replies = self.reporting.reply_filters();
-        let mut wanted = replies.clone();
+        let mut wanted = self.site.filters();
+        wanted.extend(replies.iter().cloned());
         wanted.extend(self.shadows.filters());
         self.subscriptions.want(wanted);
         for command in self.subscriptions.commands(now, &mut self.tokens) {
@@ -387,18 +482,16 @@ impl<C: Clock> Agent<C> {
     fn keep_quarantine(&mut self) {
         let now = self.now();
         self.warden.tick(now);
-        let Some((lan, identities, ports)) = self.site_view() else {
+        let changed = self.site.take_changed() || std::mem::take(&mut self.ports_may_differ);
+        if !changed || !self.site.looked() {
             return;
-        };
+        }
+        let identities = self.site.identities();
         let mut things: BTreeSet<ThingName> = identities.keys().cloned().collect();
         things.insert(self.core.clone());
         self.shadows.set_things(&things);
-        self.warden.set_site(lan, identities, ports, now);
-    }
-
-    fn site_view(&self) -> Option<SiteView> {
-        let lan = warden::lan(&self.sample, &self.config)?;
-        Some((lan, warden::configured_identities(&self.config), BTreeMap::new()))
+        self.warden
+            .set_site(self.site.lan().clone(), identities.clone(), self.site.ports(), now);
     }
 
     fn keep_shadows(&mut self) {
@@ -450,6 +543,9 @@ impl<C: Clock> Agent<C> {
             }
             NucleusEvent::Subscribed { token, result } => self.subscriptions.subscribed(token, result, now),
             NucleusEvent::Message { from, topic, payload } => {
+                if self.site.message(from, &topic, &payload, self.site_now()) {
+                    return;
+                }
                 if let Some(heard) = self.shadows.message(from, &topic, &payload, now) {
                     self.heard(heard, both);
                 } else if self.reporting.message(&topic, &payload, now) {
@@ -463,6 +559,10 @@ impl<C: Clock> Agent<C> {
                     self.reporting.reconfigure(&config, self.mode, self.kind, now);
                     self.shadows.reconfigure(&config.quarantine.shadow);
                     self.warden.reconfigure(&config, Some(&self.sample), both);
+                    if self.mode == Mode::Greengrass {
+                        self.warden.keep_boot_unit(&config);
+                    }
+                    self.site.reconfigure(&config, self.site_now());
                     self.next_sample = now;
                     self.config = config;
                     if self.config.log.level != level {
@@ -536,6 +636,12 @@ impl<C: Clock> Agent<C> {
             }
             Request::QuarantineWhy { thing } => {
                 let _ = asked.reply.send(Answer::Ok(self.warden.why(&thing)));
+            }
+            Request::Devices => {
+                let _ = asked.reply.send(Answer::Ok(self.devices()));
+            }
+            Request::Report { thing, format, names } => {
+                self.ask_report(questions::ReportQuestion::new(thing, format, names, asked.reply));
             }
             Request::WriteDesired { thing, name, desired } => {
                 let shadow = match name.map(|name| name.parse()).transpose() {

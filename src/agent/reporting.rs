@@ -15,11 +15,12 @@ use crate::greengrass::{Destination, NucleusError, NucleusKind, sdk};
 use crate::model::{Counters, Missing, Monotonic, ThingName, ThingReading, UnixTime};
 use crate::report::{
     Cut, Format, LedgerState, Names, Outcome, Reply, ReplyMatch, Report, Schedule, ScheduleSettings, ScheduleState,
-    ThingReportStatus, ThingState, encode,
+    ThingReportStatus, ThingState, encode, next_report_id,
 };
 
 use super::files;
 use super::host::HostMeter;
+use super::site::Site;
 use super::subscriptions::Filter;
 
 /// The most AWS IoT Core takes in one message; the nuclei take less.
@@ -102,8 +103,9 @@ pub(super) struct Place<'a> {
 
 pub(super) struct Reporting {
     core: ThingName,
-    /// Who reports; the core first.
-    things: Vec<ThingName>,
+    core_reports: bool,
+    /// Local things that report, by name.
+    local: Vec<ThingName>,
     schedule: Schedule,
     settings: ScheduleSettings,
     meter: HostMeter,
@@ -121,7 +123,13 @@ pub(super) struct Reporting {
 }
 
 impl Reporting {
-    pub(super) fn begin(config: &Config, place: &Place<'_>, now: Monotonic, wall: UnixTime) -> Self {
+    pub(super) fn begin(
+        config: &Config,
+        place: &Place<'_>,
+        local: &[ThingName],
+        now: Monotonic,
+        wall: UnixTime,
+    ) -> Self {
         let Place {
             mode,
             kind,
@@ -146,7 +154,8 @@ impl Reporting {
         );
         let mut reporting = Self {
             core: core.clone(),
-            things: Vec::new(),
+            core_reports: config.report.core,
+            local: local.to_vec(),
             schedule,
             settings: settings(config, mode, false),
             meter: HostMeter::resuming(selection(config), totals, boot_id),
@@ -162,7 +171,7 @@ impl Reporting {
             unreadable_replies: 0,
             save_error: None,
         };
-        reporting.set_things(config, now);
+        reporting.schedule.set_things(&reporting.things(), now);
         reporting
     }
 
@@ -173,12 +182,36 @@ impl Reporting {
         self.meter.select(selection(config));
         self.settings = settings(config, mode, self.settings.replies_known);
         self.schedule.set_settings(self.settings, now);
-        self.set_things(config, now);
+        self.core_reports = config.report.core;
+        self.schedule.set_things(&self.things(), now);
     }
 
-    fn set_things(&mut self, config: &Config, now: Monotonic) {
-        self.things = config.report.core.then(|| self.core.clone()).into_iter().collect();
-        self.schedule.set_things(&self.things, now);
+    /// Which local things report from now on.
+    pub(super) fn set_local_things(&mut self, local: Vec<ThingName>, now: Monotonic) {
+        if self.local != local {
+            self.local = local;
+            self.schedule.set_things(&self.things(), now);
+        }
+    }
+
+    /// Everyone who reports, the core first.
+    fn things(&self) -> Vec<ThingName> {
+        let core = self.core_reports.then(|| self.core.clone());
+        core.into_iter().chain(self.local.iter().cloned()).collect()
+    }
+
+    /// Makes sure that each local thing's traffic counts from somewhere: from zero for those whose meter began, from now
+    /// for those that were left out of the reports.
+    pub(super) fn begin_traffic(&mut self, begun: &BTreeSet<ThingName>, site: &Site) {
+        for thing in begun {
+            self.schedule.forget_baseline(thing);
+            self.schedule.begin_traffic(thing, Counters::default());
+        }
+        for thing in &self.local {
+            if let Ok(totals) = site.traffic(thing) {
+                self.schedule.begin_traffic(thing, totals);
+            }
+        }
     }
 
     /// Take in one sample of the host.
@@ -210,14 +243,48 @@ impl Reporting {
         self.reading = Some(reading);
     }
 
+    /// How a thing's reports are doing.
+    pub(super) fn of_thing(&self, now: Monotonic) -> BTreeMap<ThingName, Value> {
+        let status = self.schedule.status(now);
+        status
+            .into_iter()
+            .map(|status| (status.thing.clone(), json!(status)))
+            .collect()
+    }
+
+    /// A thing's report as it would be now. Nothing of it is remembered.
+    pub(super) fn preview(
+        &self,
+        thing: &ThingName,
+        site: &Site,
+        wall: UnixTime,
+    ) -> Option<(Report, BTreeMap<&'static str, String>)> {
+        let local = (*thing != self.core).then(|| site.reading(thing));
+        let reading = local.as_ref().or(self.reading.as_ref())?;
+        let saved = self.schedule.state().things.remove(thing).unwrap_or_default();
+        let id = next_report_id(saved.last_report_id, wall);
+        let missing = [
+            ("network_stats", reading.traffic.as_ref().err()),
+            ("established_connections", reading.established.as_ref().err()),
+            ("listening_tcp_ports", reading.listening_tcp.as_ref().err()),
+            ("listening_udp_ports", reading.listening_udp.as_ref().err()),
+        ];
+        let missing = missing
+            .into_iter()
+            .filter_map(|(block, why)| Some((block, why?.to_string())));
+        Some((Report::between(saved.baseline, reading, id), missing.collect()))
+    }
+
     pub(super) fn next_due(&self) -> Option<Monotonic> {
         self.schedule.next_wake()
     }
 
     /// The report whose turn it is, made from the newest reading.
-    pub(super) fn next_report(&mut self, now: Monotonic, wall: UnixTime) -> Option<Publish> {
-        let reading = self.reading.as_ref()?;
+    pub(super) fn next_report(&mut self, site: &Site, now: Monotonic, wall: UnixTime) -> Option<Publish> {
+        let core = self.reading.as_ref()?;
         let due = self.schedule.due(now, wall)?;
+        let local = (due.thing != self.core).then(|| site.reading(&due.thing));
+        let reading = local.as_ref().unwrap_or(core);
         let report = Report::between(due.baseline, reading, due.report_id);
         if report.is_empty() {
             let reason = "nothing could be measured";
@@ -226,6 +293,7 @@ impl Reporting {
                 .sent(&due.thing, due.report_id, None, Err(reason.to_owned()), now);
             return None;
         }
+        site.reported(&due.thing);
         match encode(&report, self.format, self.names, self.max_bytes) {
             Ok(encoded) => {
                 if let Some(cut) = encoded.cut {
@@ -348,10 +416,11 @@ impl Reporting {
             [MetricsStep::Accepted, MetricsStep::Rejected]
                 .map(|step| (Destination::IotCore, topic::metrics(thing, format, step)))
         };
-        if self.things.len() > MOST_EXACT {
+        let things = self.things();
+        if things.len() > MOST_EXACT {
             both(None).into_iter().collect()
         } else {
-            self.things.iter().flat_map(|thing| both(Some(thing))).collect()
+            things.iter().flat_map(|thing| both(Some(thing))).collect()
         }
     }
 

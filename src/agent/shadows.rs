@@ -158,11 +158,6 @@ impl Shadows {
         self.to_read.clone_from(&self.places);
     }
 
-    /// Read the documents of one thing again, to answer them as they are now.
-    pub(super) fn read(&mut self, thing: &ThingName) {
-        self.to_read.extend(self.places_of(thing));
-    }
-
     /// Send this update to a document; a newer one replaces it.
     pub(super) fn send(&mut self, place: Place, update: Value) {
         self.to_send.insert(place, update);

@@ -22,6 +22,7 @@ impl<C: Clock> Agent<C> {
             "samples": self.samples,
             "stateDir": self.state_dir,
             "reports": self.reporting.status(now),
+            "site": self.site.status(),
             "subscriptions": self.subscriptions.status(),
             "quarantine": self.warden.status(),
             "shadows": self.shadows.status(),

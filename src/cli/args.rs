@@ -44,11 +44,14 @@ pub enum Command {
     /// Under a nucleus the configuration comes from the deployment and is reloaded when it changes. The agent logs
     /// info to stdout, warnings and errors to stderr, and stops within two seconds of SIGTERM.
     Run(Run),
-    /// Print one Device Defender report of this host, measured now.
+    /// Print one Device Defender report of this host, or of THING, measured now.
     ///
     /// Nothing is sent. With --interval the traffic of that many seconds is measured too; without it the report
-    /// carries no network_stats, as an agent's first report after a start does.
+    /// carries no network_stats, as an agent's first report after a start does. With THING the running agent is asked:
+    /// only it knows the devices.
     Report(Report),
+    /// The local things and the unknown devices, as the running agent sees them.
+    Devices(Devices),
     /// What the running agent is doing: reports, replies, sources, configuration.
     Status(Status),
     /// Check a configuration file (YAML or JSON) and say everything that is wrong with it.
@@ -106,6 +109,11 @@ pub struct Run {
 /// `report`
 #[derive(Debug, Args)]
 pub struct Report {
+    /// A local thing (or the core's) as the running agent would report it now
+    pub thing: Option<ThingName>,
+    /// Ask the standalone agent of DIR
+    #[arg(long, value_name = "DIR", requires = "thing")]
+    pub standalone: Option<PathBuf>,
     /// How to print it
     #[arg(long, value_enum, default_value_t = ReportFormat::Table)]
     pub format: ReportFormat,
@@ -113,7 +121,7 @@ pub struct Report {
     #[arg(long, value_enum, default_value_t = TagNames::Long)]
     pub names: TagNames,
     /// Measure traffic over this many seconds first
-    #[arg(long, value_name = "SECONDS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=86_400))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 0, conflicts_with = "thing", value_parser = clap::value_parser!(u64).range(0..=86_400))]
     pub interval: u64,
 }
 
@@ -149,6 +157,17 @@ pub struct Status {
     /// Ask the agent that was started with --state-dir DIR
     #[arg(long, value_name = "DIR", conflicts_with = "standalone")]
     pub state_dir: Option<PathBuf>,
+}
+
+/// `devices`
+#[derive(Debug, Args)]
+pub struct Devices {
+    /// Print everything as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Ask the standalone agent of DIR
+    #[arg(long, value_name = "DIR")]
+    pub standalone: Option<PathBuf>,
 }
 
 /// `check-config`

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use edge_warden::agent::clock::SystemClock;
-use edge_warden::config::{Config, STATE_DIR_DEFAULT};
+use edge_warden::config::STATE_DIR_DEFAULT;
 use tracing_subscriber::filter::LevelFilter;
 
 use super::{Exit, args, logging, run};
@@ -12,7 +12,7 @@ use super::{Exit, args, logging, run};
 pub(crate) fn run(arguments: &args::Place) -> anyhow::Result<Exit> {
     logging::start(LevelFilter::INFO, false);
     let state_dir = state_dir(arguments);
-    let config = run::last_good_config(&state_dir.join(run::LAST_GOOD)).unwrap_or_else(Config::default);
+    let config = run::last_good_config(&state_dir.join(run::LAST_GOOD)).unwrap_or_default();
     let clock = SystemClock::accelerated(1);
     let (warden, _) = run::enforce_stored(&config, &"core".parse()?, &state_dir, &clock)?;
     let trouble = warden.trouble();

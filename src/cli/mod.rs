@@ -3,6 +3,7 @@
 pub mod args;
 pub mod boot;
 pub mod check_config;
+pub mod devices;
 pub mod doctor;
 pub mod logging;
 pub mod purge;
@@ -71,7 +72,7 @@ pub fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
     for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place) % 3 == 0 {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
             text.push(' ');
         }
         text.push(digit);

@@ -1,8 +1,10 @@
 //! `edge-warden purge`: the only thing that removes rules and decisions.
 
 use std::io::ErrorKind;
+use std::path::Path;
 
 use anyhow::Context;
+use edge_warden::agent::boot_unit;
 use edge_warden::control::{AskError, Request, SYSTEM_SOCKET, ask};
 use edge_warden::firewall::{AccountingLan, Firewall, NftablesAccounting, NftablesFirewall, TableOwnership};
 
@@ -30,6 +32,9 @@ pub(crate) fn run(arguments: &args::Purge) -> anyhow::Result<Exit> {
         .purge()
         .context("the accounting rules cannot be removed")?;
     let state_dir = boot::state_dir(place);
+    if place.standalone.is_none() && place.state_dir.is_none() {
+        boot_unit::remove(Path::new(boot_unit::UNIT_DIR), &state_dir)?;
+    }
     match std::fs::remove_dir_all(&state_dir) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
             return Err(error).with_context(|| format!("{} cannot be removed", state_dir.display()));

@@ -4,12 +4,16 @@ use std::io::Write;
 use std::time::Duration;
 
 use anyhow::Context;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use comfy_table::CellAlignment;
 use edge_warden::agent::clock::{Clock, SystemClock};
 use edge_warden::agent::host::{HostMeter, HostSource};
 use edge_warden::collect::{HostCollector, HostPaths, InterfaceSelection};
-use edge_warden::model::{Missing, ThingReading};
+use edge_warden::control::{ReportEncoding, ReportTags, Request, ask, socket_path};
+use edge_warden::model::{Missing, ThingName, ThingReading};
 use edge_warden::report::{Format, Names, Report, encode, next_report_id};
+use serde_json::Value;
 
 use super::args::{self, ReportFormat, TagNames};
 use super::{Exit, grouped, plain_table, printable};
@@ -21,6 +25,9 @@ const SHOWN: usize = 40;
 
 /// Measure and print.
 pub fn run(arguments: &args::Report) -> anyhow::Result<Exit> {
+    if let Some(thing) = &arguments.thing {
+        return of_thing(thing, arguments);
+    }
     let clock = SystemClock::accelerated(1);
     let mut collector = HostCollector::new(HostPaths::default());
     let mut meter = HostMeter::new(InterfaceSelection::Auto);
@@ -51,6 +58,86 @@ pub fn run(arguments: &args::Report) -> anyhow::Result<Exit> {
     })?;
     warn_missing(&reading);
     Ok(Exit::Done)
+}
+
+/// The report of a thing from the running agent.
+fn of_thing(thing: &ThingName, arguments: &args::Report) -> anyhow::Result<Exit> {
+    let request = Request::Report {
+        thing: thing.clone(),
+        format: match arguments.format {
+            ReportFormat::Cbor => ReportEncoding::Cbor,
+            ReportFormat::Table | ReportFormat::Json => ReportEncoding::Json,
+        },
+        names: match (arguments.format, arguments.names) {
+            (ReportFormat::Table, _) | (_, TagNames::Long) => ReportTags::Long,
+            (_, TagNames::Short) => ReportTags::Short,
+        },
+    };
+    let answer = ask(&socket_path(arguments.standalone.as_deref()), &request)?;
+    let payload = answer.get("payload").and_then(Value::as_str).unwrap_or_default();
+    let payload = STANDARD.decode(payload).context("the agent's answer is not a report")?;
+    let mut out = std::io::stdout().lock();
+    match arguments.format {
+        ReportFormat::Cbor => out.write_all(&payload)?,
+        ReportFormat::Json => {
+            out.write_all(&payload)?;
+            writeln!(out)?;
+        }
+        ReportFormat::Table => {
+            let document: Value = serde_json::from_slice(&payload).context("the agent's answer is not a report")?;
+            print_document(&mut out, thing, &document)?;
+        }
+    }
+    for (block, why) in answer.get("missing").and_then(Value::as_object).into_iter().flatten() {
+        let why = printable(why.as_str().unwrap_or_default());
+        let _ = writeln!(std::io::stderr(), "edge-warden: {block} is left out: {why}");
+    }
+    Ok(Exit::Done)
+}
+
+fn print_document(out: &mut impl Write, thing: &ThingName, document: &Value) -> std::io::Result<()> {
+    let at = |path: &str| document.pointer(path);
+    let number = |value: Option<&Value>| value.and_then(Value::as_u64).map_or_else(|| "-".to_owned(), grouped);
+    let id = at("/header/report_id").map_or_else(|| "-".to_owned(), Value::to_string);
+    writeln!(out, "Device Defender report {id} of {thing}")?;
+    if let Some(traffic) = at("/metrics/network_stats") {
+        let mut rows = plain_table();
+        rows.set_header(vec!["TRAFFIC", "bytes", "packets"]);
+        for way in ["in", "out"] {
+            let field = |unit: &str| number(traffic.get(format!("{unit}_{way}")));
+            rows.add_row(vec![way.to_owned(), field("bytes"), field("packets")]);
+        }
+        writeln!(out, "\n{rows}\n  since its last report")?;
+    }
+    for (title, block) in [("ANSWERED TCP", "tcp"), ("ANSWERED UDP", "udp")] {
+        let Some(ports) = at(&format!("/metrics/listening_{block}_ports/ports")).and_then(Value::as_array) else {
+            continue;
+        };
+        let listed: Vec<String> = ports
+            .iter()
+            .map(|port| number(port.get("port")).replace(' ', ""))
+            .collect();
+        writeln!(out, "\n{title}  {}  {}", listed.len(), listed.join(" "))?;
+    }
+    let established = "/metrics/tcp_connections/established_connections";
+    if let Some(connections) = at(&format!("{established}/connections")).and_then(Value::as_array) {
+        writeln!(
+            out,
+            "\nESTABLISHED TCP  {}",
+            number(at(&format!("{established}/total")))
+        )?;
+        for connection in connections.iter().take(SHOWN) {
+            let port = connection
+                .get("local_port")
+                .map_or_else(|| "-".to_owned(), Value::to_string);
+            let remote = connection.get("remote_addr").and_then(Value::as_str).unwrap_or("-");
+            writeln!(out, "  :{port} <-> {}", printable(remote))?;
+        }
+        if connections.len() > SHOWN {
+            writeln!(out, "  and {} more (--format json has all)", connections.len() - SHOWN)?;
+        }
+    }
+    Ok(())
 }
 
 fn missing(reading: &ThingReading) -> Vec<(&'static str, &Missing)> {

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
 use edge_warden::agent::clock::{Clock, SystemClock};
+use edge_warden::agent::site::source::KernelSite;
 use edge_warden::agent::warden::Warden;
 use edge_warden::agent::{self, Ended, Parts, files};
 use edge_warden::collect::{HostCollector, HostPaths, HostSample};
@@ -46,11 +47,11 @@ struct Start {
 }
 
 /// Run the agent until it is told to stop.
-pub fn run(arguments: args::Run) -> anyhow::Result<Exit> {
+pub fn run(arguments: &args::Run) -> anyhow::Result<Exit> {
     let clock = SystemClock::accelerated(arguments.accelerate);
     let start = match &arguments.standalone {
-        Some(dir) => begin_standalone(dir, &arguments, clock)?,
-        None => begin_greengrass(&arguments, &clock)?,
+        Some(dir) => begin_standalone(dir, arguments, clock)?,
+        None => begin_greengrass(arguments, &clock)?,
     };
     if arguments.accelerate != 1 {
         tracing::warn!(
@@ -93,6 +94,7 @@ async fn serve(start: Start, clock: SystemClock, stop_after_reports: Option<u64>
         link: start.link,
         events: start.events,
         host: Box::new(HostCollector::new(HostPaths::default())),
+        site: Box::new(KernelSite::new("/proc")),
         questions,
         reloads,
         core: start.core,
@@ -207,6 +209,9 @@ fn begin_greengrass(arguments: &args::Run, clock: &SystemClock) -> anyhow::Resul
     }
     warden.set_core(&core);
     warden.reconfigure(&config, Some(&sample), now(clock));
+    if config.quarantine.boot_unit {
+        warden.keep_boot_unit(&config);
+    }
     Ok(Start {
         warden,
         sample,

@@ -79,21 +79,29 @@ pub fn run(arguments: &args::Status) -> anyhow::Result<Exit> {
         }
     }
     writeln!(out)?;
+    let size = |path: &str| status.pointer(path).and_then(Value::as_array).map_or(0, Vec::len);
+    writeln!(
+        out,
+        "LAN  {} bridges, {} plain interfaces; {} things, {} unknown devices",
+        size("/site/lan/bridges"),
+        size("/site/lan/interfaces"),
+        at("/site/things"),
+        at("/site/unknownDevices")
+    )?;
+    writeln!(out)?;
     writeln!(out, "SOURCES")?;
     let mut rows = super::plain_table();
-    for (name, state) in status
-        .pointer("/reports/sources")
-        .and_then(Value::as_object)
+    for (name, state) in ["/reports/sources", "/site/sources"]
         .into_iter()
+        .filter_map(|path| status.pointer(path)?.as_object())
         .flatten()
     {
         rows.add_row(vec![printable(name), text(state)]);
     }
     writeln!(out, "{rows}")?;
-    for note in status
-        .pointer("/reports/notes")
-        .and_then(Value::as_array)
+    for note in ["/reports/notes", "/site/notes"]
         .into_iter()
+        .filter_map(|path| status.pointer(path)?.as_array())
         .flatten()
     {
         writeln!(out, "  note: {}", text(note))?;

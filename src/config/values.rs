@@ -130,6 +130,12 @@ impl ThingNameTemplate {
     /// What is allowed, for messages.
     pub(super) const EXPECTED: &'static str = "write {hostname} once, with only a-z A-Z 0-9 : _ - around it (such as site1-{hostname}), or a fixed thing name";
 
+    /// The thing, when it does not depend on a hostname.
+    #[must_use]
+    pub fn fixed(&self) -> Option<ThingName> {
+        self.suffix.is_none().then(|| self.prefix.parse().ok()).flatten()
+    }
+
     /// The thing a lease with this hostname belongs to; `None` when the result is no thing name.
     #[must_use]
     pub fn thing_name(&self, hostname: &str) -> Option<ThingName> {

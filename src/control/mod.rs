@@ -8,7 +8,7 @@ mod protocol;
 mod server;
 
 pub use client::{AskError, ask};
-pub use protocol::{Answer, Request};
+pub use protocol::{Answer, ReportEncoding, ReportTags, Request};
 pub use server::{Asked, ListenError, listen, serve};
 
 use std::path::{Path, PathBuf};

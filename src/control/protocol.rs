@@ -45,6 +45,19 @@ pub enum Request {
         /// Whom.
         thing: ThingName,
     },
+    /// The local things and the unknown devices.
+    Devices,
+    /// A thing's report as it would be sent now; nothing is sent.
+    Report {
+        /// The core's or a local thing's.
+        thing: ThingName,
+        /// Its encoding.
+        #[serde(default)]
+        format: ReportEncoding,
+        /// Its tag names.
+        #[serde(default)]
+        names: ReportTags,
+    },
     /// Write `desired` into a thing's shadow; only the embedded stand-in can (with AWS, use AWS).
     WriteDesired {
         /// Whose shadow.
@@ -55,6 +68,28 @@ pub enum Request {
         /// Merged into `state.desired`; null deletes a key.
         desired: Value,
     },
+}
+
+/// The encoding of an asked report.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum ReportEncoding {
+    /// JSON.
+    #[default]
+    Json,
+    /// CBOR.
+    Cbor,
+}
+
+/// The tag names of an asked report.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum ReportTags {
+    /// `bytes_in`
+    #[default]
+    Long,
+    /// `bi`
+    Short,
 }
 
 /// The agent's answer, as one line of JSON: `{"ok": ...}` or `{"error": "..."}`.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use super::changes::{Change, changes};
 use super::hosts::{Hosts, Named};
@@ -147,7 +148,7 @@ impl Evidence {
 #[derive(Debug, Default)]
 pub struct Registry {
     evidence: Evidence,
-    table: IdentityTable,
+    table: Arc<IdentityTable>,
 }
 
 impl Registry {
@@ -260,7 +261,7 @@ impl Registry {
         }
         let table = resolve(evidence, now);
         let changes = changes(&self.table, &table);
-        self.table = table;
+        self.table = Arc::new(table);
         changes
     }
 
@@ -268,5 +269,11 @@ impl Registry {
     #[must_use]
     pub fn table(&self) -> &IdentityTable {
         &self.table
+    }
+
+    /// The same, to be handed to another thread.
+    #[must_use]
+    pub fn shared_table(&self) -> Arc<IdentityTable> {
+        Arc::clone(&self.table)
     }
 }

@@ -28,6 +28,8 @@ const UNKNOWN_TIMEOUT_MS: u64 = 3_600_000;
 /// Destination, source, type: what the kernel leaves out where it counts from the network header on.
 const ETHERNET_HEADER: u64 = 14;
 const FAMILIES: [Family; 2] = [Family::Bridge, Family::Netdev];
+/// Where the rule stands that keeps connection tracking on.
+const TRACKING_FAMILY: Family = Family::Inet;
 
 /// Something that counts traffic per device.
 pub trait Accounting {
@@ -84,6 +86,7 @@ pub struct NftablesAccounting {
     lan: AccountingLan,
     written: Option<Vec<Table>>,
     generation: u64,
+    tracking: bool,
 }
 
 impl NftablesAccounting {
@@ -98,6 +101,7 @@ impl NftablesAccounting {
             lan,
             written: None,
             generation: 0,
+            tracking: false,
         })
     }
 
@@ -110,6 +114,36 @@ impl NftablesAccounting {
     /// Told that somebody else touched the table: the next [`Accounting::track`] makes it anew.
     pub fn distrust(&mut self) {
         self.written = None;
+        self.tracking = false;
+    }
+
+    /// Keeps connection tracking on for IPv4 and IPv6: the kernel attaches the tracker to a family only while a rule
+    /// needs it (`nft_ct_get_init` in net/netfilter/nft_ct.c). Ours is in a chain without a hook, so that no packet ever
+    /// passes it. In a table of its own: a kernel without connection tracking refuses this and still counts traffic.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn track_connections(&mut self) -> Result<(), FirewallError> {
+        if self.tracking {
+            return Ok(());
+        }
+        let rule = Rule {
+            when: vec![Test::Is(Field::ConnectionState, vec![0; 4])],
+            then: Then::Continue,
+        };
+        let wanted = Table {
+            family: TRACKING_FAMILY,
+            name: ACCT,
+            sets: Vec::new(),
+            chains: vec![Chain {
+                name: "keep_tracking",
+                hook: None,
+                rules: vec![rule],
+            }],
+        };
+        self.replace(&[TRACKING_FAMILY], &[wanted]).map_err(kernel)?;
+        self.tracking = true;
+        Ok(())
     }
 
     /// Counts on other links from now on; counters start over.
@@ -126,7 +160,7 @@ impl NftablesAccounting {
     /// The kernel refused.
     pub fn purge(&mut self) -> Result<(), FirewallError> {
         let mut operations = Vec::new();
-        for family in FAMILIES {
+        for family in FAMILIES.into_iter().chain([TRACKING_FAMILY]) {
             if readback::table_flags(&mut self.netlink, family, ACCT)
                 .map_err(kernel)?
                 .is_some()
@@ -134,7 +168,7 @@ impl NftablesAccounting {
                 operations.push(encode::delete_table(family, ACCT));
             }
         }
-        self.written = None;
+        self.distrust();
         if operations.is_empty() {
             return Ok(());
         }
@@ -157,10 +191,11 @@ impl NftablesAccounting {
         Some(self.netlink.transact("track devices", &encode::batch(operations)))
     }
 
-    fn replace(&mut self, wanted: &[Table]) -> Result<(), NetlinkError> {
+    /// Puts `wanted` in the place of whatever our tables of these families hold.
+    fn replace(&mut self, families: &[Family], wanted: &[Table]) -> Result<(), NetlinkError> {
         let attempt = |netlink: &mut Netlink, flags| {
             let mut operations = Vec::new();
-            for family in FAMILIES {
+            for &family in families {
                 if readback::table_flags(netlink, family, ACCT)?.is_some() {
                     operations.push(encode::delete_table(family, ACCT));
                 }
@@ -194,7 +229,7 @@ impl Accounting for NftablesAccounting {
             Some(Err(_)) | None => {
                 self.written = None;
                 self.generation = self.generation.wrapping_add(1);
-                self.replace(&wanted).map_err(kernel)?;
+                self.replace(&FAMILIES, &wanted).map_err(kernel)?;
             }
         }
         self.written = Some(wanted);

@@ -719,6 +719,7 @@ mod tests {
                             let length = match field.load().0 {
                                 crate::firewall::table::Load::Payload { length, .. }
                                 | crate::firewall::table::Load::Meta { length, .. } => length,
+                                crate::firewall::table::Load::Connection { .. } => 4,
                             };
                             assert_eq!(length, set.key.length(), "{rule}");
                         }

@@ -41,11 +41,12 @@ const REGISTER: u32 = 1;
 const ELEMENTS_A_MESSAGE: usize = 500;
 
 impl Family {
-    /// `NFPROTO_BRIDGE`, `NFPROTO_NETDEV`.
+    /// `NFPROTO_BRIDGE`, `NFPROTO_NETDEV`, `NFPROTO_INET`.
     pub(crate) fn number(self) -> u8 {
         match self {
             Family::Bridge => 7,
             Family::Netdev => 5,
+            Family::Inet => 1,
         }
     }
 }
@@ -370,6 +371,9 @@ fn load(list: &mut Attributes, field: Field) {
             data.be32(1, REGISTER).be32(2, base).be32(3, offset).be32(4, length);
         }),
         Load::Meta { key, .. } => expression(list, "meta", |data| {
+            data.be32(2, key).be32(1, REGISTER);
+        }),
+        Load::Connection { key } => expression(list, "ct", |data| {
             data.be32(2, key).be32(1, REGISTER);
         }),
     }

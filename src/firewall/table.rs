@@ -16,6 +16,8 @@ pub enum Family {
     Bridge,
     /// Frames at one named link.
     Netdev,
+    /// IPv4 and IPv6 packets of the host and through it.
+    Inet,
 }
 
 /// A table with everything in it.
@@ -173,6 +175,8 @@ pub(crate) enum Field {
     /// `chaddr` of a BOOTP message behind its UDP header (RFC 2131, 2).
     DhcpHardware,
     OutInterface,
+    /// State of the tracked connection, in the byte order of the host.
+    ConnectionState,
 }
 
 /// Which header an offset counts from (`enum nft_payload_bases`).
@@ -195,6 +199,10 @@ pub(crate) enum Load {
     Meta {
         key: u32,
         length: u32,
+    },
+    /// `enum nft_ct_keys`.
+    Connection {
+        key: u32,
     },
 }
 
@@ -225,6 +233,7 @@ impl Field {
             Field::NdTarget => (payload(Transport, 8, 16), "icmpv6 taddr"),
             Field::DhcpHardware => (payload(Transport, 36, 6), "dhcp chaddr"),
             Field::OutInterface => (Load::Meta { key: 7, length: 16 }, "oifname"),
+            Field::ConnectionState => (Load::Connection { key: 0 }, "ct state"),
         }
     }
 
@@ -260,7 +269,7 @@ impl Field {
                     other => hex(other),
                 };
             }
-            Field::ArpKind | Field::Ip4Fragment => return hex(bytes),
+            Field::ArpKind | Field::Ip4Fragment | Field::ConnectionState => return hex(bytes),
         };
         key.text(bytes)
     }
@@ -363,6 +372,7 @@ impl fmt::Display for Family {
         f.write_str(match self {
             Family::Bridge => "bridge",
             Family::Netdev => "netdev",
+            Family::Inet => "inet",
         })
     }
 }

@@ -61,6 +61,14 @@ impl Watch {
         })
     }
 
+    /// Never waits in [`Watch::read`] from now on: for event loops.
+    ///
+    /// # Errors
+    /// The socket is unusable.
+    pub fn set_nonblocking(&self) -> io::Result<()> {
+        Ok(rustix::io::ioctl_fionbio(self.netlink.as_fd(), true)?)
+    }
+
     /// Waits for the next notifications and tells what they mean for us: often nothing, then the list is empty.
     ///
     /// # Errors
@@ -97,6 +105,7 @@ fn judge(message: Received<'_>, tables: &BTreeSet<String>, own_ports: &BTreeSet<
     let family = match message.body.first()? {
         7 => Family::Bridge,
         5 => Family::Netdev,
+        1 => Family::Inet,
         _ => return None,
     };
     // In every nf_tables message the table's name is attribute 1.

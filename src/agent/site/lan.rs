@@ -208,7 +208,7 @@ mod tests {
                 tcp: none(),
                 udp: none(),
             },
-            boot_id: Err(Missing::new("test", crate::model::Reason::Absent, "")),
+            boot_id: Err(Missing::new("test", Reason::NotCollected, "")),
             notes: Vec::new(),
         }
     }

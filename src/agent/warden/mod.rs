@@ -5,24 +5,24 @@
 
 mod policy;
 mod rails;
+mod remembered;
 mod status;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::collect::HostSample;
 use crate::config::{Config, Enforcement as ConfiguredEnforcement, TableOwnership as ConfiguredOwnership};
-use crate::firewall::{
-    Change, Dropped, Firewall, FirewallError, Lan, NftablesFirewall, ObserveOnly, Policy, TableOwnership,
-};
+use crate::firewall::{Change, Dropped, Firewall, Lan, NftablesFirewall, ObserveOnly, Policy, TableOwnership};
 use crate::model::{MacAddress, Monotonic, ThingName, UnixTime};
 use crate::quarantine::{
-    AuditLog, Decision, EdgeCap, Effect, Enforced, Enforcement, Event, Held, Identity, Now, Posture, Quarantine, Rails,
-    ShadowReading, Standing, StatusReporter, Store, StoreError, Verdict, decide,
+    AuditLog, Decision, Effect, Enforced, Enforcement, Event, Held, Identity, Now, Posture, Quarantine, Rails,
+    ShadowReading, Standing, StatusReporter, Store, StoreError, Stored, decide,
 };
 
+use super::boot_unit::{self, BootUnitError};
 use super::shadows::{Place, Shadows};
 
 pub use policy::{configured_identities, lan};
@@ -50,6 +50,7 @@ enum Backend {
 /// Holds everything about quarantine for the life of the process.
 pub struct Warden {
     core: ThingName,
+    state_dir: PathBuf,
     quarantine: Quarantine,
     store: Option<Store>,
     audit: AuditLog,
@@ -93,6 +94,7 @@ impl Warden {
         let (backend, enforcement) = open_backend(config);
         let mut warden = Self {
             core: core.clone(),
+            state_dir: state_dir.to_owned(),
             quarantine,
             store,
             audit: AuditLog::open(state_dir),
@@ -114,9 +116,12 @@ impl Warden {
             mended: 0,
         };
         warden.look_around(sample, config);
-        warden.lan = policy::lan(sample, config).unwrap_or_default();
+        let lan = policy::lan(sample, config).unwrap_or_default();
+        warden.lan = remembered::joined(lan, remembered::recall(state_dir));
         warden.recover(now);
         warden.enforce(now);
+        // what a restart means for clocks and what was recovered is kept at once
+        warden.persist();
         Ok(warden)
     }
 
@@ -126,6 +131,22 @@ impl Warden {
         if let Ok(rails) = &mut self.rails {
             rails.core = Some(core.clone());
         }
+    }
+
+    /// Install, renew or remove the boot unit, as configured.
+    pub fn keep_boot_unit(&mut self, config: &Config) {
+        let units = Path::new(boot_unit::UNIT_DIR);
+        let done = if config.quarantine.boot_unit {
+            std::env::current_exe()
+                .map_err(|source| BootUnitError::Io {
+                    path: PathBuf::from("/proc/self/exe"),
+                    source,
+                })
+                .and_then(|binary| boot_unit::install(units, &self.state_dir, &binary))
+        } else {
+            boot_unit::remove(units, &self.state_dir)
+        };
+        self.say("boot unit", done.err().map(|error| chain(&error)));
     }
 
     /// What the host says about the rails. Cheap; to be called with every sample.
@@ -149,6 +170,10 @@ impl Warden {
         }
         if self.lan == lan && self.identities == identities && self.ports == ports {
             return;
+        }
+        if self.lan != lan {
+            let kept = remembered::remember(&self.state_dir, &lan);
+            self.say("memory of the LAN", kept.err().map(|error| chain(&error)));
         }
         self.lan = lan;
         self.identities = identities;
@@ -437,7 +462,7 @@ impl Warden {
                     Enforced {
                         held,
                         dropped_packets,
-                        group_traffic_passes: Some(self.policy.quiet_ports.is_none()),
+                        group_traffic_passes: Some(!self.is_quiet(&isolated.macs)),
                     },
                 ))
             })
@@ -534,16 +559,10 @@ impl Warden {
     }
 }
 
-fn open_store(
-    state_dir: &Path,
-) -> Result<
-    (
-        Option<Store>,
-        Option<crate::quarantine::Stored>,
-        BTreeMap<&'static str, String>,
-    ),
-    WardenError,
-> {
+/// What opening the store gave, and what is wrong with it.
+type OpenedStore = (Option<Store>, Option<Stored>, BTreeMap<&'static str, String>);
+
+fn open_store(state_dir: &Path) -> Result<OpenedStore, WardenError> {
     let mut trouble = BTreeMap::new();
     match Store::open(state_dir) {
         Ok((store, loaded)) => {

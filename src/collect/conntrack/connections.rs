@@ -142,6 +142,21 @@ impl Connections {
         self.things.get(thing)
     }
 
+    /// Takes out what one thing did, so that its counts start over.
+    pub fn take(&mut self, thing: &ThingName) -> Option<ThingConnections> {
+        let taken = self.things.remove(thing)?;
+        self.listed = self.listed.saturating_sub(taken.established.len());
+        Some(taken)
+    }
+
+    /// Forgets things for which `keep` says no.
+    pub fn retain(&mut self, keep: impl Fn(&ThingName) -> bool) {
+        let dropped: Vec<ThingName> = self.things.keys().filter(|thing| !keep(thing)).cloned().collect();
+        for thing in dropped {
+            self.take(&thing);
+        }
+    }
+
     /// Every thing that had a flow.
     pub fn iter(&self) -> impl Iterator<Item = (&ThingName, &ThingConnections)> {
         self.things.iter()
