@@ -205,6 +205,31 @@ impl Guarded {
         })
     }
 
+    /// Write `desired` into the classic shadows of many things while no agent runs.
+    pub fn desire_offline(&self, things: &[String], desired: &str) {
+        let script = "bin=$1 dir=$2 desired=$3; shift 3; \
+                      for thing; do \"$bin\" shadow \"$thing\" \"$desired\" --standalone \"$dir\" >/dev/null || exit 1; done";
+        let done = Command::new("sh")
+            .args(["-c", script, "sh"])
+            .arg(&self.binary)
+            .arg(&self.dir)
+            .arg(desired)
+            .args(things)
+            .status();
+        assert!(done.expect("a shell").success());
+    }
+
+    /// Wait until the agent has looked at the host once more.
+    pub fn await_sample(&self) {
+        let samples = || self.answer(&Request::Status)["samples"].as_u64().expect("a number");
+        let (before, mut seen) = (samples(), 0);
+        let looked = until(SOON, || {
+            seen = samples();
+            seen > before
+        });
+        assert!(looked, "{before} samples stay {seen}");
+    }
+
     /// The shadow document as stored; null when there is none.
     pub fn document(&self, thing: &str, name: Option<&str>) -> Value {
         let file = name.map_or_else(|| format!("{thing}.json"), |name| format!("{thing}.{name}.json"));

@@ -165,8 +165,11 @@ impl Warden {
         now: Now,
     ) {
         if !self.policy.isolated.is_empty() {
-            // A bridge that is gone for a moment must not take its rules with it: they name no port.
+            // A bridge that is gone for a moment must not take its rules with it: they name no port. Nor must an
+            // interface that is switched off for a moment: it would be open until somebody notices that it is back.
             lan.bridges.extend(self.lan.bridges.iter().cloned());
+            let kept = self.lan.interfaces.iter().filter(|name| !lan.bridges.contains(*name));
+            lan.interfaces.extend(kept.cloned());
         }
         if self.lan == lan && self.identities == identities && self.ports == ports {
             return;
