@@ -1144,7 +1144,7 @@ fn an_interface_that_is_not_there_keeps_no_other_uncovered() {
     firewall.enforce(&cut, NOW).unwrap();
     assert_eq!(firewall.enforced().unwrap().unwrap().differences, Vec::<String>::new());
     assert!(!device.ping(gateway.v4.into()) && !site.device(3).ping(site.routed_port().v4.into()));
-    gateway.shell("ip link add later0 type dummy");
+    gateway.shell("ip link add later0 type veth peer name later1");
     let differences = firewall.enforced().unwrap().unwrap().differences;
     assert_eq!(differences, ["table netdev: later0 is there and not covered"]);
     firewall.distrust();

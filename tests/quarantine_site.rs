@@ -399,7 +399,7 @@ fn causes(guarded: &Guarded, thing: &str) -> Vec<String> {
 
 /// What the gateway's rules are, without the NAT of the site.
 fn our_tables(guarded: &Guarded) -> String {
-    guarded.site.gateway().shell("nft list tables | grep edge_warden || true")
+    guarded.site.gateway().shell("nft list tables | grep 'edge_warden$' || true")
 }
 
 #[test]
@@ -423,6 +423,7 @@ fn boot_restores_the_rules_and_only_purge_removes_them() {
         let gateway = guarded.site.gateway();
         gateway.shell(
             "nft delete table bridge edge_warden; nft delete table netdev edge_warden; \
+             nft delete table inet edge_warden_acct; \
              for port in lan0 lan1 lan2; do ip link set $port nomaster down; done; ip link del br0; \
              ip link set lan3 down; ip link set wan0 down",
         );

@@ -59,6 +59,8 @@ pub struct Warden {
     lan: Lan,
     rails: Result<Rails, String>,
     identities: BTreeMap<ThingName, Identity>,
+    /// What the configuration says: it may name what no other source would, and a rail has to see it.
+    configured: BTreeMap<ThingName, Identity>,
     /// Known devices behind each LAN port.
     ports: BTreeMap<String, BTreeSet<MacAddress>>,
     decision: Decision,
@@ -69,6 +71,8 @@ pub struct Warden {
     /// Things whose documents are to be answered once they are read.
     pub(super) to_tell: BTreeSet<ThingName>,
     trouble: BTreeMap<&'static str, String>,
+    /// Something worth keeping is not on disk yet.
+    unsaved: bool,
     next_compare: Monotonic,
     next_tell: Monotonic,
     mended: u64,
@@ -103,6 +107,7 @@ impl Warden {
             lan: Lan::default(),
             rails: Err("not read yet".to_owned()),
             identities: policy::configured_identities(config),
+            configured: policy::configured_identities(config),
             ports: BTreeMap::new(),
             decision: Decision::new(),
             policy: Policy::default(),
@@ -111,6 +116,7 @@ impl Warden {
             readings: BTreeMap::new(),
             to_tell: BTreeSet::new(),
             trouble,
+            unsaved: false,
             next_compare: monotonic,
             next_tell: monotonic.after(TELL_EVERY),
             mended: 0,
@@ -192,6 +198,7 @@ impl Warden {
     pub fn reconfigure(&mut self, config: &Config, sample: Option<&HostSample>, now: Now) {
         self.quarantine
             .reconfigure(policy::posture(config), policy::edge_cap(config));
+        self.configured = policy::configured_identities(config);
         let wanted = policy::enforcement(config);
         if wanted != self.enforcement || matches!(self.backend, Backend::None(_)) {
             if let Backend::Nftables(firewall) = &mut self.backend
@@ -213,7 +220,7 @@ impl Warden {
         let effects = self.quarantine.step(event, now);
         for effect in effects {
             match effect {
-                Effect::Enforce => self.enforce(now),
+                Effect::Enforce => self.write_rules(now),
                 Effect::Persist => self.persist(),
                 Effect::ReportShadow(thing) => {
                     self.to_tell.insert(thing);
@@ -224,6 +231,9 @@ impl Warden {
                     self.say("audit log", written.err().map(|error| chain(&error)));
                 }
             }
+        }
+        if self.unsaved {
+            self.persist();
         }
     }
 
@@ -378,6 +388,14 @@ impl Warden {
 
     /// Make the kernel follow the causes as they are now.
     fn enforce(&mut self, now: Now) {
+        self.write_rules(now);
+        if self.unsaved {
+            self.persist();
+        }
+    }
+
+    /// As [`Warden::enforce`], and leaves what is news for the disk to the caller.
+    fn write_rules(&mut self, now: Now) {
         let causes = self.quarantine.causes();
         if causes.is_empty() && self.policy.isolated.is_empty() && !self.holds_rules() {
             self.decision.clear();
@@ -390,7 +408,8 @@ impl Warden {
             Err(_) => return self.read_back(),
         };
         let before: BTreeSet<IpAddr> = policy::addresses(&self.policy);
-        self.decision = decide(&causes, &self.identities, rails, &self.quarantine.bound());
+        let identities = rails::with_forbidden(&self.identities, &self.configured, rails);
+        self.decision = decide(&causes, &identities, rails, &self.quarantine.bound());
         let policy = policy::build(&self.decision, &self.lan, &self.ports, |until| {
             UnixTime(now.wall.0.saturating_add(millis(self.quarantine.left(until))))
         });
@@ -410,9 +429,7 @@ impl Warden {
             _ => failed,
         };
         self.say("firewall", broken);
-        if self.quarantine.bind(&self.decision) {
-            self.persist();
-        }
+        self.unsaved |= self.quarantine.bind(&self.decision);
         self.read_back();
     }
 
@@ -534,6 +551,7 @@ impl Warden {
     }
 
     fn persist(&mut self) {
+        self.unsaved = false;
         let Some(store) = &mut self.store else { return };
         let stored = self.quarantine.stored();
         let trouble = match store.save(&stored) {
