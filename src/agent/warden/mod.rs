@@ -123,7 +123,13 @@ impl Warden {
         };
         warden.look_around(sample, config);
         let lan = policy::lan(sample, config).unwrap_or_default();
-        warden.lan = remembered::joined(lan, remembered::recall(state_dir));
+        let before = remembered::recall(state_dir);
+        warden.lan = remembered::joined(lan, before.clone());
+        // a LAN that is the same all the time is never news afterwards
+        if before.as_ref() != Some(&warden.lan) && warden.lan != Lan::default() {
+            let kept = remembered::remember(state_dir, &warden.lan);
+            warden.say("memory of the LAN", kept.err().map(|error| chain(&error)));
+        }
         warden.recover(now);
         warden.enforce(now);
         // what a restart means for clocks and what was recovered is kept at once
