@@ -57,7 +57,11 @@ fn the_workshops_shadow_cuts_a_device_off_and_lets_it_go() {
     let _echo = (site.internet().echo(7000), site.gateway().echo(7000));
     let mut streams: Vec<_> = neighbours
         .iter()
-        .map(|n| site.device(*n).connect(site.internet().v4.into(), 7000, PATIENCE).unwrap())
+        .map(|n| {
+            site.device(*n)
+                .connect(site.internet().v4.into(), 7000, PATIENCE)
+                .unwrap()
+        })
         .collect();
 
     for (way, name) in [("the Lambda's", None), ("the named shadow", Some("quarantine"))] {
@@ -108,17 +112,19 @@ fn no_packet_passes_after_the_shadow_says_enforced() {
     let guarded = Guarded::start(&json!({}));
     let site = &guarded.site;
     let flood = Flood::start(site, 0, RATE);
-    let (lan, internet) = (Arrivals::on_lan(site.device(1), site.device(0)), Arrivals::on_internet(site));
+    let (lan, internet) = (
+        Arrivals::on_lan(site.device(1), site.device(0)),
+        Arrivals::on_internet(site),
+    );
     for round in 0..20 {
         lan.await_more(20);
         internet.await_more(20);
         guarded.desire("cam-0", None, &json!({"quarantine": true}));
         guarded.await_enforced("cam-0", None, &json!(true));
-        // what was under way to the capture when the document was read is no leak: it comes within milliseconds
-        lan.await_silence();
-        internet.await_silence();
         let reported = now();
         flood.await_sent(50);
+        lan.await_silence();
+        internet.await_silence();
         assert_eq!(leaked(&[&lan, &internet], reported), 0, "round {round}");
         guarded.desire("cam-0", None, &json!({"quarantine": false}));
         guarded.await_enforced("cam-0", None, &json!(false));
@@ -128,7 +134,10 @@ fn no_packet_passes_after_the_shadow_says_enforced() {
 /// A killed agent leaves the rules, and the next one takes them over: nothing passes at any time.
 fn killed(ownership: &str) {
     let mut guarded = Guarded::start(&json!({"tableOwnership": ownership}));
-    let floods = [Flood::start(&guarded.site, 0, RATE), Flood::start(&guarded.site, 3, RATE)];
+    let floods = [
+        Flood::start(&guarded.site, 0, RATE),
+        Flood::start(&guarded.site, 3, RATE),
+    ];
     let watch = |guarded: &Guarded| {
         let site = &guarded.site;
         [
@@ -186,7 +195,10 @@ fn damaged(ownership: &str, rounds: usize) -> (usize, Vec<Duration>) {
     let guarded = Guarded::start(&json!({"tableOwnership": ownership}));
     let site = &guarded.site;
     let flood = Flood::start(site, 0, RATE);
-    let (lan, internet) = (Arrivals::on_lan(site.device(1), site.device(0)), Arrivals::on_internet(site));
+    let (lan, internet) = (
+        Arrivals::on_lan(site.device(1), site.device(0)),
+        Arrivals::on_internet(site),
+    );
     lan.await_more(20);
     internet.await_more(20);
     guarded.desire("cam-0", None, &json!({"quarantine": true}));
@@ -213,7 +225,10 @@ fn damaged(ownership: &str, rounds: usize) -> (usize, Vec<Duration>) {
         let mut times: Vec<_> = [lan.since(before), internet.since(before)].concat();
         times.sort();
         passed += times.len();
-        let gap = times.last().zip(times.first()).map(|(last, first)| last.duration_since(*first));
+        let gap = times
+            .last()
+            .zip(times.first())
+            .map(|(last, first)| last.duration_since(*first));
         gaps.push(gap.unwrap_or_default());
     }
     guarded.assert_cut(0);
@@ -282,7 +297,10 @@ fn ports_that_come_back_are_covered() {
          ip link set br0 up && ip addr add {}/24 dev br0 && ip addr add {}/64 dev br0",
         gateway.mac, gateway.v4, gateway.v6
     ));
-    assert!(until(SOON, || site.device(1).ping(gateway.v4.into())), "the bridge is back");
+    assert!(
+        until(SOON, || site.device(1).ping(gateway.v4.into())),
+        "the bridge is back"
+    );
     guarded.assert_cut(0);
 
     // A plain interface that is switched off and on again keeps its hooks. (Off, it loses its IPv6 addresses and routes.)
@@ -314,7 +332,9 @@ fn ports_that_come_back_are_covered() {
          ip route add default via {}; ip -6 route add default via {} dev eth0",
         device.v4, device.v6, port.v4, port.v6
     ));
-    let covered = until(SOON, || guarded.answer(&why("cam-3"))["enforced"] == true && !device.ping(port.v4.into()));
+    let covered = until(SOON, || {
+        guarded.answer(&why("cam-3"))["enforced"] == true && !device.ping(port.v4.into())
+    });
     assert!(covered, "{}", guarded.log());
     guarded.assert_cut(3);
     // And it was the quarantine that held it.
@@ -374,11 +394,15 @@ fn decisions_survive_upgrades_damage_loss_and_reboots() {
     guarded.desire("cam-0", None, &json!({"quarantine": false}));
     assert!(until(SOON, || causes(&guarded, "cam-0") == ["recovered"]));
     still_cut(&guarded, "released by the shadow only");
-    guarded.await_document("cam-0", None, |document| status(document)["causes"] == json!(["recovered"]));
+    guarded.await_document("cam-0", None, |document| {
+        status(document)["causes"] == json!(["recovered"])
+    });
 
     // Both slots damaged.
     guarded.stop();
-    slots.iter().for_each(|slot| std::fs::write(slot, "EWQSLOT1 but not really").unwrap());
+    slots
+        .iter()
+        .for_each(|slot| std::fs::write(slot, "EWQSLOT1 but not really").unwrap());
     guarded.run();
     still_cut(&guarded, "both slots damaged");
     assert_eq!(causes(&guarded, "cam-0"), ["recovered"]);
@@ -399,7 +423,10 @@ fn causes(guarded: &Guarded, thing: &str) -> Vec<String> {
 
 /// What the gateway's rules are, without the NAT of the site.
 fn our_tables(guarded: &Guarded) -> String {
-    guarded.site.gateway().shell("nft list tables | grep 'edge_warden$' || true")
+    guarded
+        .site
+        .gateway()
+        .shell("nft list tables | grep 'edge_warden$' || true")
 }
 
 #[test]
@@ -414,7 +441,10 @@ fn boot_restores_the_rules_and_only_purge_removes_them() {
         assert!(!guarded.command(&["purge"]).status.success(), "not without --yes");
         let refused = guarded.command(&["purge", "--yes"]);
         let words = String::from_utf8_lossy(&refused.stderr).into_owned();
-        assert!(!refused.status.success() && words.contains("an agent is running"), "{words}");
+        assert!(
+            !refused.status.success() && words.contains("an agent is running"),
+            "{words}"
+        );
         guarded.assert_cut(0);
 
         // A reboot: the kernel has forgotten everything and the bridge is not there yet.
@@ -439,9 +469,15 @@ fn boot_restores_the_rules_and_only_purge_removes_them() {
              ip link set lan3 up; ip addr add {}/64 dev lan3; \
              ip link set wan0 up; ip addr add 2001:db8::2/64 dev wan0; \
              ip route add default via 203.0.113.1; ip -6 route add default via 2001:db8::1 dev wan0",
-            gateway.mac, gateway.v4, gateway.v6, guarded.site.routed_port().v6
+            gateway.mac,
+            gateway.v4,
+            gateway.v6,
+            guarded.site.routed_port().v6
         ));
-        assert!(until(SOON, || guarded.site.device(1).ping(gateway.v4.into())), "the bridge is back");
+        assert!(
+            until(SOON, || guarded.site.device(1).ping(gateway.v4.into())),
+            "the bridge is back"
+        );
         guarded.assert_cut(0);
         guarded.assert_cut(3);
 
@@ -454,14 +490,23 @@ fn boot_restores_the_rules_and_only_purge_removes_them() {
 
         // Purge takes what is ours and nothing else.
         guarded.stop();
-        guarded.site.gateway().shell("nft 'add table inet foreign; add table bridge foreign'");
+        guarded
+            .site
+            .gateway()
+            .shell("nft 'add table inet foreign; add table bridge foreign'");
         guarded.cli(&["purge", "--yes"]);
         guarded.assert_open(0);
         let left = guarded.site.gateway().shell("nft list tables");
         let left: BTreeSet<&str> = left.lines().collect();
-        assert_eq!(left, ["table ip site_nat", "table inet foreign", "table bridge foreign"].into());
+        assert_eq!(
+            left,
+            ["table ip site_nat", "table inet foreign", "table bridge foreign"].into()
+        );
         assert!(!guarded.dir.join("state").exists());
-        assert!(guarded.dir.join("shadows").exists(), "the stand-in's shadows are not ours to remove");
+        assert!(
+            guarded.dir.join("shadows").exists(),
+            "the stand-in's shadows are not ours to remove"
+        );
     }
 }
 
@@ -471,25 +516,62 @@ fn what_must_never_be_cut_off_is_refused_with_the_reason() {
     let site = &guarded.site;
     let (gateway, internet) = (site.gateway(), site.internet());
     guarded.set_resolver(site.device(2).v4.into());
-    let thing = |name: &str, macs: &[String], addresses: &[String]| {
-        json!({"thingName": name, "macs": macs, "addresses": addresses})
-    };
+    let thing = |name: &str, macs: &[String], addresses: &[String]| json!({"thingName": name, "macs": macs, "addresses": addresses});
     let mac = |last: u8| format!("02:ee:00:00:00:{last:02x}");
     let device = |n: usize| site.device(n).mac.to_string();
     let refusals = [
-        (thing("own-mac", &[gateway.mac.to_string()], &[]), "MAC address of the gateway itself"),
-        (thing("own-port", &[site.routed_port().mac.to_string()], &[]), "MAC address of the gateway itself"),
-        (thing("own-v4", &[mac(1)], &[gateway.v4.to_string()]), "address of the gateway itself"),
-        (thing("own-v6", &[mac(2)], &[gateway.v6.to_string()]), "address of the gateway itself"),
-        (thing("own-wan", &[mac(3)], &["203.0.113.2".to_owned()]), "address of the gateway itself"),
-        (thing("hop-mac", &[internet.mac.to_string()], &[]), "gateway's own uplink router"),
-        (thing("hop-v4", &[mac(4)], &[internet.v4.to_string()]), "gateway's own uplink router"),
-        (thing("hop-v6", &[mac(5)], &[internet.v6.to_string()]), "gateway's own uplink router"),
-        (thing("dns", &[device(2)], &[site.device(2).v4.to_string()]), "DNS server in use"),
-        (thing("by-mac", &[device(0)], &[site.device(0).v4.to_string()]), "quarantine.protected"),
-        (thing("by-block", &[device(1)], &[site.device(1).v4.to_string()]), "quarantine.protected"),
-        (thing("by-address", &[mac(6)], &["10.20.0.66".to_owned()]), "quarantine.protected"),
-        (thing("by-name", &[device(3)], &[site.device(3).v4.to_string()]), "quarantine.protected"),
+        (
+            thing("own-mac", &[gateway.mac.to_string()], &[]),
+            "MAC address of the gateway itself",
+        ),
+        (
+            thing("own-port", &[site.routed_port().mac.to_string()], &[]),
+            "MAC address of the gateway itself",
+        ),
+        (
+            thing("own-v4", &[mac(1)], &[gateway.v4.to_string()]),
+            "address of the gateway itself",
+        ),
+        (
+            thing("own-v6", &[mac(2)], &[gateway.v6.to_string()]),
+            "address of the gateway itself",
+        ),
+        (
+            thing("own-wan", &[mac(3)], &["203.0.113.2".to_owned()]),
+            "address of the gateway itself",
+        ),
+        (
+            thing("hop-mac", &[internet.mac.to_string()], &[]),
+            "gateway's own uplink router",
+        ),
+        (
+            thing("hop-v4", &[mac(4)], &[internet.v4.to_string()]),
+            "gateway's own uplink router",
+        ),
+        (
+            thing("hop-v6", &[mac(5)], &[internet.v6.to_string()]),
+            "gateway's own uplink router",
+        ),
+        (
+            thing("dns", &[device(2)], &[site.device(2).v4.to_string()]),
+            "DNS server in use",
+        ),
+        (
+            thing("by-mac", &[device(0)], &[site.device(0).v4.to_string()]),
+            "quarantine.protected",
+        ),
+        (
+            thing("by-block", &[device(1)], &[site.device(1).v4.to_string()]),
+            "quarantine.protected",
+        ),
+        (
+            thing("by-address", &[mac(6)], &["10.20.0.66".to_owned()]),
+            "quarantine.protected",
+        ),
+        (
+            thing("by-name", &[device(3)], &[site.device(3).v4.to_string()]),
+            "quarantine.protected",
+        ),
         (json!({"thingName": "edge-warden-core"}), "not supported"),
     ];
     let configured: Vec<&Value> = refusals[..13].iter().map(|(device, _)| device).collect();
@@ -521,15 +603,30 @@ fn the_operators_word_is_carried_out_explained_and_kept() {
     assert!(guarded.cli(&["quarantine", "list"]).contains("nobody is quarantined"));
 
     let said = guarded.cli(&["quarantine", "add", "cam-0", "--reason", "smells of smoke"]);
-    assert!(said.contains("cam-0: cut off (isolate)") && said.contains("smells of smoke"), "{said}");
+    assert!(
+        said.contains("cam-0: cut off (isolate)") && said.contains("smells of smoke"),
+        "{said}"
+    );
     guarded.assert_cut(0);
     let list = guarded.cli(&["quarantine", "list"]);
-    assert!(list.contains("cam-0") && list.contains("operator") && list.contains("cut off (isolate)"), "{list}");
+    assert!(
+        list.contains("cam-0") && list.contains("operator") && list.contains("cut off (isolate)"),
+        "{list}"
+    );
     let told = guarded.cli(&["quarantine", "why", "cam-0"]);
-    let (mac, v4) = (guarded.site.device(0).mac.to_string(), guarded.site.device(0).v4.to_string());
-    assert!(told.contains("cause operator") && told.contains(&mac) && told.contains(&v4), "{told}");
+    let (mac, v4) = (
+        guarded.site.device(0).mac.to_string(),
+        guarded.site.device(0).v4.to_string(),
+    );
+    assert!(
+        told.contains("cause operator") && told.contains(&mac) && told.contains(&v4),
+        "{told}"
+    );
     let plan = guarded.cli(&["quarantine", "plan"]);
-    assert!(plan.contains("table bridge edge_warden") && plan.contains(&mac), "{plan}");
+    assert!(
+        plan.contains("table bridge edge_warden") && plan.contains(&mac),
+        "{plan}"
+    );
     let other = guarded.cli(&["quarantine", "why", "cam-1"]);
     assert!(other.contains("cam-1: not quarantined"), "{other}");
     let told: Value = serde_json::from_str(&guarded.cli(&["quarantine", "why", "cam-0", "--json"])).unwrap();
@@ -549,7 +646,9 @@ fn the_operators_word_is_carried_out_explained_and_kept() {
     // The demand in the shadow stands, and the shadow says that it is not in force.
     guarded.await_document("cam-0", None, |document| {
         status(document)["enforced"] == false
-            && status(document)["failure"].as_str().is_some_and(|why| why.contains("ended by the operator"))
+            && status(document)["failure"]
+                .as_str()
+                .is_some_and(|why| why.contains("ended by the operator"))
     });
 
     // Who, what, why, before and after.
@@ -566,9 +665,24 @@ fn the_operators_word_is_carried_out_explained_and_kept() {
         assert!(audit.iter().any(|line| wanted(&line)), "{what} by {who}: {audit:#?}");
     };
     line("quarantined (isolate)", "uid 0", json!([]), json!(["operator"]));
-    line("quarantined (isolate)", "shadow", json!(["operator"]), json!(["shadow", "operator"]));
-    line("released by the shadow", "shadow", json!(["shadow", "operator"]), json!(["operator"]));
-    line("released by the operator", "uid 0", json!(["shadow", "operator"]), json!([]));
+    line(
+        "quarantined (isolate)",
+        "shadow",
+        json!(["operator"]),
+        json!(["shadow", "operator"]),
+    );
+    line(
+        "released by the shadow",
+        "shadow",
+        json!(["shadow", "operator"]),
+        json!(["operator"]),
+    );
+    line(
+        "released by the operator",
+        "uid 0",
+        json!(["shadow", "operator"]),
+        json!([]),
+    );
 
     // An end in time, kept by the agent.
     let said = guarded.cli(&["quarantine", "add", "cam-1", "--for", "3", "--mode", "remediate"]);
@@ -600,7 +714,10 @@ fn observing_drops_nothing_and_says_so() {
     let document = guarded.await_enforced("cam-0", None, &json!("observed"));
     assert_eq!(document.pointer("/state/reported/quarantine"), Some(&json!(false)));
     let said = guarded.cli(&["quarantine", "add", "cam-3"]);
-    assert!(said.contains("would be cut off (isolate); enforcement is observe"), "{said}");
+    assert!(
+        said.contains("would be cut off (isolate); enforcement is observe"),
+        "{said}"
+    );
     guarded.assert_open(0);
     guarded.assert_open(3);
     assert_eq!(our_tables(&guarded), "");
@@ -618,7 +735,11 @@ fn two_hundred_and_fifty_at_once_while_stopped_and_while_running() {
             "addresses": [format!("10.20.1.{n}"), format!("fd20::1:{last}")],
         }));
     }
-    let names: Vec<String> = THINGS.iter().map(|name| (*name).to_owned()).chain((0..246).map(thing)).collect();
+    let names: Vec<String> = THINGS
+        .iter()
+        .map(|name| (*name).to_owned())
+        .chain((0..246).map(thing))
+        .collect();
     guarded.configure(&json!({"devices": all}));
     // Written while no agent runs: it reads every document at its start.
     guarded.desire_offline(&names, r#"{"quarantine":true}"#);
@@ -626,7 +747,11 @@ fn two_hundred_and_fifty_at_once_while_stopped_and_while_running() {
     guarded.run();
     let cut = |guarded: &Guarded| {
         let list = guarded.answer(&Request::QuarantineList);
-        list.as_array().unwrap().iter().filter(|thing| thing["enforced"] == true).count()
+        list.as_array()
+            .unwrap()
+            .iter()
+            .filter(|thing| thing["enforced"] == true)
+            .count()
     };
     let start = now();
     assert!(until(SOON * 9, || cut(&guarded) == 250), "{} of 250", cut(&guarded));
@@ -655,22 +780,33 @@ fn what_makes_no_sense_changes_nothing_and_is_said() {
         (json!({"mode": "freeze"}), "mode is \"freeze\""),
         (json!({"mode": "isolate", "until": 1_000_000_000}), "in the past"),
         (json!({"until": 1_800_000_000_000_u64}), "until is 18000"),
-        (json!({"until": null, "mode": null, "moed": "isolate"}), "unknown key \"moed\""),
+        (
+            json!({"until": null, "mode": null, "moed": "isolate"}),
+            "unknown key \"moed\"",
+        ),
     ] {
         guarded.desire("cam-0", None, &json!({"quarantine": null}));
         guarded.desire("cam-0", None, &json!({"quarantine": desired}));
         guarded.await_document("cam-0", None, |document| {
-            status(document)["failure"].as_str().is_some_and(|why| why.contains(reason))
+            status(document)["failure"]
+                .as_str()
+                .is_some_and(|why| why.contains(reason))
                 && status(document)["enforced"] == false
         });
     }
-    for refused in [json!({"quarantine": deep}), json!({"quarantine": {"reason": "x".repeat(9000)}})] {
+    for refused in [
+        json!({"quarantine": deep}),
+        json!({"quarantine": {"reason": "x".repeat(9000)}}),
+    ] {
         let request = Request::WriteDesired {
             thing: "cam-0".parse().unwrap(),
             name: None,
             desired: refused,
         };
-        assert!(guarded.ask(&request).is_err(), "the shadow service takes no such document");
+        assert!(
+            guarded.ask(&request).is_err(),
+            "the shadow service takes no such document"
+        );
     }
     assert_eq!(causes(&guarded, "cam-0"), Vec::<String>::new());
     guarded.assert_open(0);
@@ -686,8 +822,20 @@ fn what_makes_no_sense_changes_nothing_and_is_said() {
     assert!(no_delta(&document), "{document:#}");
     guarded.assert_cut(0);
     // Names are names.
-    for name in ["\"}; flush ruleset", "$(reboot)", "a b", "../../etc/passwd", "x\ny", "", &"n".repeat(129)] {
-        for arguments in [vec!["quarantine", "add", name], vec!["shadow", name, "{}"], vec!["quarantine", "why", name]] {
+    for name in [
+        "\"}; flush ruleset",
+        "$(reboot)",
+        "a b",
+        "../../etc/passwd",
+        "x\ny",
+        "",
+        &"n".repeat(129),
+    ] {
+        for arguments in [
+            vec!["quarantine", "add", name],
+            vec!["shadow", name, "{}"],
+            vec!["quarantine", "why", name],
+        ] {
             let output = guarded.command(&arguments);
             assert_eq!(output.status.code(), Some(2), "{arguments:?}");
             let words = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -718,7 +866,11 @@ fn a_device_that_writes_its_own_shadow_gains_nothing() {
     assert_eq!(leaked(&[&lan], cut), 0);
     let lines = guarded.audit().len();
     assert!((2..=30).contains(&lines), "{lines} lines for 1,000 writes");
-    assert!(guarded.log().lines().count() < 5000, "{} lines of log", guarded.log().lines().count());
+    assert!(
+        guarded.log().lines().count() < 5000,
+        "{} lines of log",
+        guarded.log().lines().count()
+    );
 
     // Ten thousand more, by several writers: whoever asks is answered all the while, and the last word counts.
     let writers: u64 = 4;

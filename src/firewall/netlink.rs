@@ -121,10 +121,7 @@ impl Netlink {
 
     /// Whether the socket's network namespace has an interface of this name. When in doubt it has: the kernel says so.
     pub(crate) fn has_interface(&self, name: &str) -> bool {
-        !matches!(
-            rustix::net::netdevice::name_to_index(&self.fd, name),
-            Err(Errno::NODEV)
-        )
+        !matches!(rustix::net::netdevice::name_to_index(&self.fd, name), Err(Errno::NODEV))
     }
 
     fn open_protocol(protocol: Option<Protocol>, name: &'static str, groups: u32) -> Result<Self, NetlinkError> {

@@ -7,7 +7,7 @@ use std::net::{IpAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -32,6 +32,15 @@ pub static ON_DISK: AtomicBool = AtomicBool::new(false);
 #[allow(clippy::disallowed_methods, reason = "a test's own clock")]
 pub fn now() -> Instant {
     Instant::now()
+}
+
+/// What the times in packets count from.
+static BEGINNING: OnceLock<Instant> = OnceLock::new();
+
+/// The time as packets carry it: nanoseconds since the first of them.
+fn stamp() -> [u8; 8] {
+    let passed = now().saturating_duration_since(*BEGINNING.get_or_init(now));
+    u64::try_from(passed.as_nanos()).expect("a test is short").to_be_bytes()
 }
 
 /// The wall clock in seconds, for `until`.
@@ -182,7 +191,8 @@ impl Guarded {
 
     /// Ask the agent; it must answer.
     pub fn answer(&self, request: &Request) -> Value {
-        self.ask(request).unwrap_or_else(|error| panic!("{error}\n{}", self.log()))
+        self.ask(request)
+            .unwrap_or_else(|error| panic!("{error}\n{}", self.log()))
     }
 
     /// Run the binary on the gateway with these arguments and `--standalone DIR`.
@@ -265,7 +275,9 @@ impl Guarded {
     /// The audit log, a JSON object a line.
     pub fn audit(&self) -> Vec<Value> {
         let text = std::fs::read_to_string(self.dir.join("state/audit.jsonl")).unwrap_or_default();
-        text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+        text.lines()
+            .map(|line| serde_json::from_str(line).expect("JSON"))
+            .collect()
     }
 
     /// Which of the device's ways out are open. All are tried at once, each for a second or so.
@@ -317,7 +329,12 @@ impl Guarded {
 
     /// Nothing of the device gets through.
     pub fn assert_cut(&self, n: usize) {
-        assert_eq!(self.reach(n), BTreeSet::new(), "device {n} is to be cut off\n{}", self.log());
+        assert_eq!(
+            self.reach(n),
+            BTreeSet::new(),
+            "device {n} is to be cut off\n{}",
+            self.log()
+        );
     }
 }
 
@@ -333,7 +350,9 @@ impl Drop for Guarded {
 
 /// `quarantineStatus` as reported.
 pub fn status(document: &Value) -> &Value {
-    document.pointer("/state/reported/quarantineStatus").unwrap_or(&Value::Null)
+    document
+        .pointer("/state/reported/quarantineStatus")
+        .unwrap_or(&Value::Null)
 }
 
 /// A device that keeps sending: datagrams to the internet and frames to a neighbour on the bridge (device 3: to the
@@ -360,10 +379,11 @@ impl Flood {
             let pause = Duration::from_secs(1) / per_second;
             while !stopped.load(Ordering::Relaxed) {
                 // the link may be away for the moment
+                frame[14..22].copy_from_slice(&stamp());
                 if wire.try_send(&frame) {
                     count.fetch_add(1, Ordering::Relaxed);
                 }
-                let _ = socket.send_to(&[7; 32], (internet, FLOOD_PORT));
+                let _ = socket.send_to(&stamp(), (internet, FLOOD_PORT));
                 // paces the load, nothing waits for it
                 std::thread::sleep(pause);
             }
@@ -396,9 +416,12 @@ impl Drop for Flood {
     }
 }
 
-/// When what a [`Flood`] sends arrived.
+/// What of a [`Flood`] arrived: when it was sent, and when it was read here.
+///
+/// Leaks are judged by the time of sending: a reader that had to wait for the processor reads late what was let through
+/// in time.
 pub struct Arrivals {
-    times: Arc<Mutex<Vec<Instant>>>,
+    times: Arc<Mutex<Vec<(Instant, Instant)>>>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -407,27 +430,34 @@ impl Arrivals {
     /// At a host of the LAN: frames of `device`.
     pub fn on_lan(at: &Host, device: &Host) -> Self {
         let mac = device.mac.0;
-        Self::watch(at, move |frame| {
+        Self::watch(at, 14, move |frame| {
             frame.get(6..12) == Some(&mac) && frame.get(12..14) == Some(&FLOOD_TYPE)
         })
     }
 
     /// At the internet: datagrams of any flood.
     pub fn on_internet(site: &Site) -> Self {
-        Self::watch(site.internet(), |frame| {
+        Self::watch(site.internet(), 42, |frame| {
             frame.get(12..14) == Some(&[8, 0])
                 && frame.get(23) == Some(&17)
                 && frame.get(36..38) == Some(&FLOOD_PORT.to_be_bytes())
         })
     }
 
-    fn watch(at: &Host, matching: impl Fn(&[u8]) -> bool + Send + 'static) -> Self {
+    fn watch(at: &Host, stamped: usize, matching: impl Fn(&[u8]) -> bool + Send + 'static) -> Self {
         let (times, stop) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
         let (seen, stopped, wire) = (Arc::clone(&times), Arc::clone(&stop), at.wire());
         let thread = std::thread::spawn(move || {
             while !stopped.load(Ordering::Relaxed) {
-                if wire.receive(Duration::from_millis(50), &matching) {
-                    seen.lock().expect("times").push(now());
+                let mut sent = None;
+                wire.receive(Duration::from_millis(50), |frame| {
+                    let stamp = frame.get(stamped..stamped + 8).filter(|_| matching(frame));
+                    sent = stamp.map(|stamp| u64::from_be_bytes(stamp.try_into().expect("8 bytes")));
+                    sent.is_some()
+                });
+                if let Some(sent) = sent {
+                    let sent = *BEGINNING.get_or_init(now) + Duration::from_nanos(sent);
+                    seen.lock().expect("times").push((sent, now()));
                 }
             }
         });
@@ -442,10 +472,14 @@ impl Arrivals {
         self.times.lock().expect("times").len()
     }
 
-    /// Those since `since`.
+    /// When those were sent that were sent after `since`.
     pub fn since(&self, since: Instant) -> Vec<Instant> {
         let times = self.times.lock().expect("times");
-        times.iter().filter(|time| **time > since).copied().collect()
+        times
+            .iter()
+            .map(|(sent, _)| *sent)
+            .filter(|sent| *sent > since)
+            .collect()
     }
 
     /// Wait until more of them come in: what is watched is open.
@@ -454,12 +488,15 @@ impl Arrivals {
         assert!(until(SOON, || self.count() >= wanted), "the flood arrives");
     }
 
-    /// Wait until none has come in for a tenth of a second; the last arrival.
-    pub fn await_silence(&self) -> Option<Instant> {
+    /// Wait until none has come in for a tenth of a second; when the last was sent and when it was read.
+    pub fn await_silence(&self) -> Option<(Instant, Instant)> {
         let silent = |at: &Instant| now().saturating_duration_since(*at) > Duration::from_millis(100);
         let start = now();
         let last = || self.times.lock().expect("times").last().copied();
-        assert!(until(SOON, || silent(&start) && last().as_ref().is_none_or(silent)), "silence");
+        assert!(
+            until(SOON, || silent(&start) && last().is_none_or(|(_, read)| silent(&read))),
+            "silence"
+        );
         last()
     }
 }
@@ -480,5 +517,8 @@ pub fn leaked(places: &[&Arrivals], since: Instant) -> usize {
 
 /// The element at a per cent of a sorted list.
 pub fn percentile(sorted: &[Duration], percent: usize) -> Duration {
-    sorted.get((sorted.len() * percent / 100).min(sorted.len().saturating_sub(1))).copied().unwrap_or_default()
+    sorted
+        .get((sorted.len() * percent / 100).min(sorted.len().saturating_sub(1)))
+        .copied()
+        .unwrap_or_default()
 }
