@@ -1132,3 +1132,23 @@ fn two_hundred_and_fifty_devices_are_cut_in_one_quick_transaction() {
     // A debug build on a busy machine; the promise for the whole way, 100 ms at p99, is measured with a release build.
     assert!(whole[50] < Duration::from_millis(100) && single[50] < Duration::from_millis(100));
 }
+
+#[test]
+fn an_interface_that_is_not_there_keeps_no_other_uncovered() {
+    let site = Site::build(Options::default());
+    let (device, gateway) = (site.device(0), site.gateway());
+    assert!(device.ping(gateway.v4.into()));
+    let mut firewall = open(&site, TableOwnership::Auto);
+    let mut cut = policy(&site, &[device, site.device(3)], Posture::Isolate);
+    cut.lan.interfaces.insert("later0".to_owned());
+    firewall.enforce(&cut, NOW).unwrap();
+    assert_eq!(firewall.enforced().unwrap().unwrap().differences, Vec::<String>::new());
+    assert!(!device.ping(gateway.v4.into()) && !site.device(3).ping(site.routed_port().v4.into()));
+    gateway.shell("ip link add later0 type veth peer name later1");
+    let differences = firewall.enforced().unwrap().unwrap().differences;
+    assert_eq!(differences, ["table netdev: later0 is there and not covered"]);
+    firewall.distrust();
+    firewall.enforce(&cut, NOW).unwrap();
+    assert_eq!(firewall.enforced().unwrap().unwrap().differences, Vec::<String>::new());
+    assert!(gateway.shell("nft list table netdev edge_warden").contains("later0"));
+}

@@ -231,6 +231,8 @@ pub async fn run<C: Clock>(parts: Parts<C>, stop: impl Future<Output = ()>) -> E
         if agent.is_done() {
             break Ended::Stopped;
         }
+        // While events keep coming this loop never waits, and whoever reads the control socket would not be heard.
+        tokio::task::yield_now().await;
         agent.keep_quarantine();
         agent.keep_subscriptions();
         let both = agent.site_now();

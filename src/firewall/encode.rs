@@ -8,6 +8,11 @@ use super::netlink::{Attributes, Message, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE}
 use super::table::{At, Base, Chain, Each, Element, Elements, Family, Field, Load, Rule, Set, Table, Test, Then};
 use crate::model::UnixTime;
 
+/// Milliseconds. The kernel counts timeouts in nanoseconds of 64 bits, which overflow after some 580 years and then end
+/// at once (`nf_msecs_to_jiffies64` in net/netfilter/nf_tables_api.c). What is to end later has no timeout: the
+/// backstop of an agent that is dead for a century is of no use.
+const LONGEST_TIMEOUT: u64 = 100 * 365 * 86_400_000;
+
 const SUBSYSTEM: u16 = 10 << 8;
 const NEWTABLE: u16 = SUBSYSTEM;
 const DELTABLE: u16 = SUBSYSTEM | 2;
@@ -194,8 +199,9 @@ fn add_elements(
                         item.nest(1, |data| {
                             data.bytes(1, key);
                         });
-                        if let Some(until) = element.until {
-                            item.be64(4, until.0.saturating_sub(now.0).max(1));
+                        let left = element.until.map(|until| until.0.saturating_sub(now.0).max(1));
+                        if let Some(left) = left.filter(|left| *left <= LONGEST_TIMEOUT) {
+                            item.be64(4, left);
                         }
                         if let (Each::Counter, Some(counted)) = (each, element.counted) {
                             item.nest(7, |expression| counter(expression, Some(counted)));

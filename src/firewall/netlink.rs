@@ -119,6 +119,11 @@ impl Netlink {
         Self::open_protocol(None, "NETLINK_ROUTE", groups)
     }
 
+    /// Whether the socket's network namespace has an interface of this name. When in doubt it has: the kernel says so.
+    pub(crate) fn has_interface(&self, name: &str) -> bool {
+        !matches!(rustix::net::netdevice::name_to_index(&self.fd, name), Err(Errno::NODEV))
+    }
+
     fn open_protocol(protocol: Option<Protocol>, name: &'static str, groups: u32) -> Result<Self, NetlinkError> {
         let failed = |source: Errno| NetlinkError::Open {
             protocol: name,

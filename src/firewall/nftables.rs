@@ -41,6 +41,8 @@ pub struct NftablesFirewall {
     ownership: TableOwnership,
     /// What we wrote last, as far as we know that it is still there.
     written: Option<Vec<Table>>,
+    /// The interfaces of `policy` that were there when it was written.
+    covered: BTreeSet<String>,
     policy: Policy,
 }
 
@@ -66,6 +68,7 @@ impl NftablesFirewall {
             netlink,
             ownership,
             written: None,
+            covered: BTreeSet::new(),
             policy: Policy::default(),
         })
     }
@@ -176,6 +179,13 @@ impl NftablesFirewall {
         Ok(held)
     }
 
+    /// A chain cannot hang on an interface that is not there (yet, or any more), and one that is missing must not keep
+    /// all others uncovered.
+    fn present_interfaces(&self, names: &BTreeSet<String>) -> BTreeSet<String> {
+        let there = |name: &&String| self.netlink.has_interface(name);
+        names.iter().filter(there).cloned().collect()
+    }
+
     /// What the policy we were given last looks like now: elements that ended by themselves are not missed.
     fn wanted(&self) -> Option<Vec<Table>> {
         self.written.clone()
@@ -194,7 +204,10 @@ fn kernel(source: NetlinkError) -> FirewallError {
 impl Firewall for NftablesFirewall {
     fn enforce(&mut self, policy: &Policy, now: UnixTime) -> Result<(), FirewallError> {
         policy.check()?;
-        let wanted = build::tables(policy, now);
+        let present = self.present_interfaces(&policy.lan.interfaces);
+        let mut possible = policy.clone();
+        possible.lan.interfaces.clone_from(&present);
+        let wanted = build::tables(&possible, now);
         let done = match self.step(&wanted, now) {
             Some(Ok(())) => Ok(()),
             // Not there any more, or not as we left it: write everything, still in one transaction.
@@ -205,6 +218,7 @@ impl Firewall for NftablesFirewall {
         };
         done.map_err(kernel)?;
         self.written = Some(wanted);
+        self.covered = present;
         self.policy = policy.clone();
         Ok(())
     }
@@ -215,6 +229,11 @@ impl Firewall for NftablesFirewall {
             return Ok(None);
         }
         let mut result = summary(&held);
+        let present = self.present_interfaces(&self.policy.lan.interfaces);
+        let uncovered = present.difference(&self.covered);
+        result
+            .differences
+            .extend(uncovered.map(|name| format!("table netdev: {name} is there and not covered")));
         match self.wanted() {
             None => result
                 .differences
@@ -301,6 +320,7 @@ impl Firewall for NftablesFirewall {
                 .map_err(kernel)?;
         }
         self.written = None;
+        self.covered.clear();
         self.policy = Policy::default();
         Ok(())
     }

@@ -14,3 +14,4 @@ pub mod binary;
 pub mod netns;
 pub mod nucleus;
 pub mod site;
+pub mod warden;

@@ -646,6 +646,13 @@ impl Wire {
         assert_eq!(sent, frame.len() as isize, "{}", std::io::Error::last_os_error());
     }
 
+    /// As [`Wire::send`], on a link that may be away for the moment; whether it was there.
+    pub fn try_send(&self, frame: &[u8]) -> bool {
+        // SAFETY: pointer and length describe the slice.
+        let sent = unsafe { libc::send(self.fd.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
+        sent == frame.len() as isize
+    }
+
     /// Whether a matching frame comes in (not one sent by this host) within `limit`.
     pub fn receive(&self, limit: Duration, mut matching: impl FnMut(&[u8]) -> bool) -> bool {
         #[allow(clippy::disallowed_methods, reason = "a test's own deadline")]

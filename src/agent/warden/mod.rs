@@ -59,6 +59,8 @@ pub struct Warden {
     lan: Lan,
     rails: Result<Rails, String>,
     identities: BTreeMap<ThingName, Identity>,
+    /// What the configuration says: it may name what no other source would, and a rail has to see it.
+    configured: BTreeMap<ThingName, Identity>,
     /// Known devices behind each LAN port.
     ports: BTreeMap<String, BTreeSet<MacAddress>>,
     decision: Decision,
@@ -69,6 +71,8 @@ pub struct Warden {
     /// Things whose documents are to be answered once they are read.
     pub(super) to_tell: BTreeSet<ThingName>,
     trouble: BTreeMap<&'static str, String>,
+    /// Something worth keeping is not on disk yet.
+    unsaved: bool,
     next_compare: Monotonic,
     next_tell: Monotonic,
     mended: u64,
@@ -103,6 +107,7 @@ impl Warden {
             lan: Lan::default(),
             rails: Err("not read yet".to_owned()),
             identities: policy::configured_identities(config),
+            configured: policy::configured_identities(config),
             ports: BTreeMap::new(),
             decision: Decision::new(),
             policy: Policy::default(),
@@ -111,13 +116,20 @@ impl Warden {
             readings: BTreeMap::new(),
             to_tell: BTreeSet::new(),
             trouble,
+            unsaved: false,
             next_compare: monotonic,
             next_tell: monotonic.after(TELL_EVERY),
             mended: 0,
         };
         warden.look_around(sample, config);
         let lan = policy::lan(sample, config).unwrap_or_default();
-        warden.lan = remembered::joined(lan, remembered::recall(state_dir));
+        let before = remembered::recall(state_dir);
+        warden.lan = remembered::joined(lan, before.clone());
+        // a LAN that is the same all the time is never news afterwards
+        if before.as_ref() != Some(&warden.lan) && warden.lan != Lan::default() {
+            let kept = remembered::remember(state_dir, &warden.lan);
+            warden.say("memory of the LAN", kept.err().map(|error| chain(&error)));
+        }
         warden.recover(now);
         warden.enforce(now);
         // what a restart means for clocks and what was recovered is kept at once
@@ -168,8 +180,11 @@ impl Warden {
         now: Now,
     ) {
         if !self.policy.isolated.is_empty() {
-            // A bridge that is gone for a moment must not take its rules with it: they name no port.
+            // A bridge that is gone for a moment must not take its rules with it: they name no port. Nor must an
+            // interface that is switched off for a moment: it would be open until somebody notices that it is back.
             lan.bridges.extend(self.lan.bridges.iter().cloned());
+            let kept = self.lan.interfaces.iter().filter(|name| !lan.bridges.contains(*name));
+            lan.interfaces.extend(kept.cloned());
         }
         if self.lan == lan && self.identities == identities && self.ports == ports {
             return;
@@ -192,6 +207,7 @@ impl Warden {
     pub fn reconfigure(&mut self, config: &Config, sample: Option<&HostSample>, now: Now) {
         self.quarantine
             .reconfigure(policy::posture(config), policy::edge_cap(config));
+        self.configured = policy::configured_identities(config);
         let wanted = policy::enforcement(config);
         if wanted != self.enforcement || matches!(self.backend, Backend::None(_)) {
             if let Backend::Nftables(firewall) = &mut self.backend
@@ -213,7 +229,7 @@ impl Warden {
         let effects = self.quarantine.step(event, now);
         for effect in effects {
             match effect {
-                Effect::Enforce => self.enforce(now),
+                Effect::Enforce => self.write_rules(now),
                 Effect::Persist => self.persist(),
                 Effect::ReportShadow(thing) => {
                     self.to_tell.insert(thing);
@@ -224,6 +240,9 @@ impl Warden {
                     self.say("audit log", written.err().map(|error| chain(&error)));
                 }
             }
+        }
+        if self.unsaved {
+            self.persist();
         }
     }
 
@@ -377,6 +396,14 @@ impl Warden {
 
     /// Make the kernel follow the causes as they are now.
     fn enforce(&mut self, now: Now) {
+        self.write_rules(now);
+        if self.unsaved {
+            self.persist();
+        }
+    }
+
+    /// As [`Warden::enforce`], and leaves what is news for the disk to the caller.
+    fn write_rules(&mut self, now: Now) {
         let causes = self.quarantine.causes();
         if causes.is_empty() && self.policy.isolated.is_empty() && !self.holds_rules() {
             self.decision.clear();
@@ -386,7 +413,10 @@ impl Warden {
         let before: BTreeSet<IpAddr> = policy::addresses(&self.policy);
         let bound = self.quarantine.bound();
         self.decision = match &self.rails {
-            Ok(rails) => decide(&causes, &self.identities, rails, &bound),
+            Ok(rails) => {
+                let identities = rails::with_forbidden(&self.identities, &self.configured, rails);
+                decide(&causes, &identities, rails, &bound)
+            }
             // whoever was cut off before stays so; nobody new is cut without knowing what to spare
             Err(why) => {
                 let unread = Rails {
@@ -422,9 +452,7 @@ impl Warden {
             _ => failed,
         };
         self.say("firewall", broken);
-        if self.quarantine.bind(&self.decision) {
-            self.persist();
-        }
+        self.unsaved |= self.quarantine.bind(&self.decision);
         self.read_back();
     }
 
@@ -546,6 +574,7 @@ impl Warden {
     }
 
     fn persist(&mut self) {
+        self.unsaved = false;
         let Some(store) = &mut self.store else { return };
         let stored = self.quarantine.stored();
         let trouble = match store.save(&stored) {

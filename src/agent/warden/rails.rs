@@ -1,11 +1,13 @@
 //! What this host must never cut off, read from the host.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::collect::{HostSample, uplink};
 use crate::config::{Config, Protected as Configured};
 use crate::model::ThingName;
-use crate::quarantine::{Protected, Rails};
+use crate::quarantine::{Identity, Protected, Rails};
 
 const PROC: &str = "/proc";
 const RESOLV_CONF: &str = "/etc/resolv.conf";
@@ -50,4 +52,26 @@ pub(crate) fn protected(entry: &Configured) -> Protected {
         },
         Configured::Thing(thing) => Protected::Thing(thing.clone()),
     }
+}
+
+/// The identities with what the configuration gives things and a rail forbids. Who resolves identities leaves out what
+/// is the gateway's own; without it the thing would seem to be cut off, or not to be known, when it must be refused.
+pub(super) fn with_forbidden<'a>(
+    identities: &'a BTreeMap<ThingName, Identity>,
+    configured: &BTreeMap<ThingName, Identity>,
+    rails: &Rails,
+) -> Cow<'a, BTreeMap<ThingName, Identity>> {
+    let mut result = Cow::Borrowed(identities);
+    for (thing, identity) in configured {
+        let macs = identity.macs.iter().filter(|mac| rails.forbid_mac(**mac).is_some());
+        let macs: Vec<_> = macs.copied().collect();
+        let addresses = identity.addresses.iter().copied();
+        let addresses: Vec<_> = addresses.filter(|ip| rails.forbid_address(*ip).is_some()).collect();
+        if !macs.is_empty() || !addresses.is_empty() {
+            let known = result.to_mut().entry(thing.clone()).or_default();
+            known.macs.extend(macs);
+            known.addresses.extend(addresses);
+        }
+    }
+    result
 }

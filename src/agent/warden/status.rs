@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{Backend, Warden};
 use crate::model::ThingName;
-use crate::quarantine::{Held, Verdict};
+use crate::quarantine::{Enforcement, Held, Verdict};
 
 impl Warden {
     /// For `status`.
@@ -33,13 +33,20 @@ impl Warden {
         self.decision.len()
     }
 
-    /// What is wrong at the moment, in words.
+    /// What is wrong at the moment, in words: what failed, and who should be cut off and is not.
     #[must_use]
     pub fn trouble(&self) -> Vec<String> {
-        self.trouble
-            .iter()
-            .map(|(what, words)| format!("{what}: {words}"))
-            .collect()
+        let failed = self.trouble.iter().map(|(what, words)| format!("{what}: {words}"));
+        let open = self.decision.iter().filter_map(|(thing, verdict)| {
+            let held = self.enforced.get(thing).map(|enforced| &enforced.held);
+            match (verdict, held) {
+                _ if self.enforcement == Enforcement::Observe => None,
+                (Verdict::Refused(_), _) | (Verdict::Cut(_), Some(Held::Full | Held::Partial(_))) => None,
+                (Verdict::Cut(_), Some(Held::No(why))) => Some(format!("{thing} is not cut off: {why}")),
+                (Verdict::Cut(_), None) => Some(format!("{thing} is not cut off")),
+            }
+        });
+        failed.chain(open).collect()
     }
 
     /// Every thing with a cause, and how it stands.
