@@ -6,7 +6,7 @@
 //!  SiteSource ──▶ sample ──▶ meters, flows ──▶ reading(thing)         (for the reports)
 //! ```
 //!
-//! [`Site`] itself opens and reads nothing: it says with [`SiteAsk`] what the next sample is to bring.
+//! `Site` itself opens and reads nothing: it says with `SiteAsk` what the next sample is to bring.
 
 pub mod lan;
 mod meters;
