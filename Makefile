@@ -49,8 +49,9 @@ test: ## every test: lints, unit, golden, scenario, network namespaces (root), t
 	scripts/as-root.sh env EDGE_WARDEN_BINARY=$(CURDIR)/$(PACKAGED) cargo test
 	$(PYTHON) tests/cross/cbor_check.py tests/golden/report
 
-bench: setup ## criterion benchmarks
-	cargo bench
+bench: package ## benchmarks: criterion for the pure parts, whole-process ones for quarantine (root)
+	cargo bench --bench report
+	scripts/as-root.sh env EDGE_WARDEN_BINARY=$(CURDIR)/$(PACKAGED) cargo bench --bench quarantine_latency
 
 deploy-local: package ## deploy to a nucleus on this machine (greengrass-cli or ggl-cli, whichever is there)
 	scripts/deploy-local.sh $(COMPONENT) $(VERSION)

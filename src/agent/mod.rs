@@ -14,9 +14,11 @@ mod shadows;
 pub mod site;
 mod status;
 mod subscriptions;
+mod turns;
 pub mod warden;
+mod watching;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::future::Future;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -26,14 +28,13 @@ use tokio::task::JoinHandle;
 
 use crate::collect::HostSample;
 use crate::config::{Config, LogLevel, Mode};
-use crate::control::{Answer, Asked, Request};
+use crate::control::{Answer, Asked};
 use crate::devices;
-use crate::firewall::{Change, LinkWatch, Watch};
+use crate::firewall::Change;
 use crate::greengrass::link::{Command, NucleusEvent, NucleusEvents, NucleusLink, Stopped, Token};
-use crate::greengrass::topic::ShadowNameError;
 use crate::greengrass::{ComponentState, Destination, NucleusError, NucleusKind};
 use crate::model::{Monotonic, ThingName};
-use crate::quarantine::{Event, Now};
+use crate::quarantine::Now;
 
 pub use reload::remember as remember_configuration;
 
@@ -41,18 +42,16 @@ use clock::Clock;
 use host::HostSource;
 use reload::Reload;
 use reporting::{Place, Reporting};
-use shadows::{Heard, Shadows};
+use shadows::Shadows;
 use site::Site;
 use site::source::{SiteSample, SiteSource};
 use site::watches::{SiteWatches, TableWatch};
 use subscriptions::Subscriptions;
 use warden::Warden;
+use watching::watch_tables_and_links;
 
 /// The loop looks at the clock at least this often, so suspend and clock changes are noticed.
 const LONGEST_NAP: Duration = Duration::from_secs(5);
-
-/// Notifications that may wait for the loop; each leads to one comparison of everything.
-const CHANGES: usize = 64;
 
 /// Everything the agent is made of.
 pub struct Parts<C> {
@@ -290,41 +289,6 @@ async fn ended_link(link: NucleusLink) {
     }
 }
 
-/// Notifications about our tables and the LAN's links, from threads that wait for them. When a watch cannot be opened
-/// the regular comparison is what remains.
-fn watch_tables_and_links(own_port: Option<u32>) -> mpsc::Receiver<Vec<Change>> {
-    let (sender, receiver) = mpsc::channel(CHANGES);
-    let tables = Watch::open(own_port).map(|mut watch| Box::new(move || watch.read()) as Box<dyn ReadChanges>);
-    let links = LinkWatch::open().map(|mut watch| Box::new(move || watch.read()) as Box<dyn ReadChanges>);
-    for (name, watch) in [("nftables-watch", tables), ("link-watch", links)] {
-        let mut read = match watch {
-            Ok(read) => read,
-            Err(error) => {
-                tracing::warn!(%error, "{name}: not to be had; rules are compared every 10 s only");
-                continue;
-            }
-        };
-        let sender = sender.clone();
-        let spawned = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
-            while let Ok(changes) = read() {
-                // a full channel means that a comparison is coming anyway
-                if !changes.is_empty() && matches!(sender.try_send(changes), Err(mpsc::error::TrySendError::Closed(_)))
-                {
-                    return;
-                }
-            }
-            tracing::warn!("{name} ended; rules are compared every 10 s only");
-        });
-        if let Err(error) = spawned {
-            tracing::warn!(%error, "{name}: no thread; rules are compared every 10 s only");
-        }
-    }
-    receiver
-}
-
-trait ReadChanges: FnMut() -> std::io::Result<Vec<Change>> + Send {}
-impl<F: FnMut() -> std::io::Result<Vec<Change>> + Send> ReadChanges for F {}
-
 impl<C: Clock> Agent<C> {
     fn is_done(&self) -> bool {
         self.stop_after_reports
@@ -452,73 +416,10 @@ impl<C: Clock> Agent<C> {
         }
     }
 
-    fn keep_subscriptions(&mut self) {
-        let now = self.clock.monotonic();
-        if self.reporting.replies_are_silent() {
-            tracing::warn!("a report was not answered; subscribing anew");
-            self.subscriptions.renew();
-            self.shadows.read_all();
-            self.reporting.resubscribed(now);
-            // what ended those silently may have ended this one too
-            self.send(Command::WatchConfiguration);
-        }
-        let replies = self.reporting.reply_filters();
-        let mut wanted = self.site.filters();
-        wanted.extend(replies.iter().cloned());
-        wanted.extend(self.shadows.filters());
-        self.subscriptions.want(wanted);
-        for command in self.subscriptions.commands(now, &mut self.tokens) {
-            self.send(command);
-        }
-        self.reporting
-            .set_replies_known(self.subscriptions.holds(&replies), now);
-    }
-
     fn now(&self) -> Now {
         Now {
             monotonic: self.clock.monotonic(),
             wall: self.clock.wall(),
-        }
-    }
-
-    fn keep_quarantine(&mut self) {
-        let now = self.now();
-        self.warden.tick(now);
-        let changed = self.site.take_changed() || std::mem::take(&mut self.ports_may_differ);
-        if !changed || !self.site.looked() {
-            return;
-        }
-        let identities = self.site.identities();
-        let mut things: BTreeSet<ThingName> = identities.keys().cloned().collect();
-        things.insert(self.core.clone());
-        self.shadows.set_things(&things);
-        self.warden
-            .set_site(self.site.lan().clone(), identities.clone(), self.site.ports(), now);
-    }
-
-    fn keep_shadows(&mut self) {
-        let now = self.now();
-        // what was decided since is answered from the document as it is now, not as it was when last read
-        self.warden.tell(&mut self.shadows, now);
-        let subscribed = self.subscriptions.holds(&self.shadows.filters());
-        let (commands, heard) = self.shadows.commands(subscribed, now.monotonic, &mut self.tokens);
-        for command in commands {
-            self.send(command);
-        }
-        for heard in heard {
-            self.heard(heard, now);
-        }
-    }
-
-    fn heard(&mut self, heard: Heard, now: Now) {
-        match heard {
-            Heard::Document(place, reading) => self.warden.document(place, *reading, now),
-            Heard::NotSent(place) => self.warden.not_told(&place),
-            Heard::Silent => {
-                tracing::warn!("a shadow was not answered; subscribing anew and reading all of them");
-                self.subscriptions.renew();
-                self.shadows.read_all();
-            }
         }
     }
 
@@ -595,80 +496,6 @@ impl<C: Clock> Agent<C> {
     fn send(&self, command: Command) {
         if let Err(error) = self.link.send(command) {
             tracing::warn!(%error, "a request to the nucleus was not made");
-        }
-    }
-
-    fn answer(&mut self, asked: Asked) {
-        let now = self.now();
-        match asked.request {
-            Request::Status => {
-                let _ = asked.reply.send(Answer::Ok(self.status()));
-            }
-            Request::QuarantineAdd {
-                thing,
-                posture,
-                until,
-                reason,
-            } => {
-                let event = Event::OperatorAdd {
-                    thing: thing.clone(),
-                    posture,
-                    until,
-                    reason,
-                    who: asked.who,
-                };
-                self.warden.event(event, now);
-                let _ = asked.reply.send(Answer::Ok(self.warden.why(&thing)));
-            }
-            Request::QuarantineRelease { thing } => {
-                self.warden.event(
-                    Event::OperatorRelease {
-                        thing: thing.clone(),
-                        who: asked.who,
-                    },
-                    now,
-                );
-                let _ = asked.reply.send(Answer::Ok(self.warden.why(&thing)));
-            }
-            Request::QuarantineList => {
-                let _ = asked.reply.send(Answer::Ok(self.warden.list()));
-            }
-            Request::QuarantinePlan => {
-                let _ = asked.reply.send(Answer::Ok(self.warden.plan(now.wall)));
-            }
-            Request::QuarantineWhy { thing } => {
-                let _ = asked.reply.send(Answer::Ok(self.warden.why(&thing)));
-            }
-            Request::Devices => {
-                let _ = asked.reply.send(Answer::Ok(self.devices()));
-            }
-            Request::Report { thing, format, names } => {
-                self.ask_report(questions::ReportQuestion::new(thing, format, names, asked.reply));
-            }
-            Request::WriteDesired { thing, name, desired } => {
-                let shadow = match name.map(|name| name.parse()).transpose() {
-                    Ok(shadow) => shadow,
-                    Err(error) => {
-                        let error: ShadowNameError = error;
-                        let _ = asked.reply.send(Answer::Error(error.to_string()));
-                        return;
-                    }
-                };
-                let token = self.tokens.next();
-                match self.link.send(Command::WriteDesired {
-                    token,
-                    thing,
-                    shadow,
-                    desired,
-                }) {
-                    Ok(()) => {
-                        self.asked.insert(token, asked.reply);
-                    }
-                    Err(error) => {
-                        let _ = asked.reply.send(Answer::Error(error.to_string()));
-                    }
-                }
-            }
         }
     }
 }

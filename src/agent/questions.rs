@@ -7,8 +7,11 @@ use tokio::sync::oneshot;
 
 use super::Agent;
 use super::clock::Clock;
-use crate::control::{Answer, ReportEncoding, ReportTags};
+use crate::control::{Answer, Asked, ReportEncoding, ReportTags, Request};
+use crate::greengrass::link::Command;
+use crate::greengrass::topic::ShadowNameError;
 use crate::model::ThingName;
+use crate::quarantine::Event;
 use crate::report::{Format, Names, encode};
 
 /// Questions that may wait for one sample.
@@ -50,6 +53,80 @@ impl ReportQuestion {
 }
 
 impl<C: Clock> Agent<C> {
+    pub(super) fn answer(&mut self, asked: Asked) {
+        let now = self.now();
+        match asked.request {
+            Request::Status => {
+                let _ = asked.reply.send(Answer::Ok(self.status()));
+            }
+            Request::QuarantineAdd {
+                thing,
+                posture,
+                until,
+                reason,
+            } => {
+                let event = Event::OperatorAdd {
+                    thing: thing.clone(),
+                    posture,
+                    until,
+                    reason,
+                    who: asked.who,
+                };
+                self.warden.event(event, now);
+                let _ = asked.reply.send(Answer::Ok(self.warden.why(&thing)));
+            }
+            Request::QuarantineRelease { thing } => {
+                self.warden.event(
+                    Event::OperatorRelease {
+                        thing: thing.clone(),
+                        who: asked.who,
+                    },
+                    now,
+                );
+                let _ = asked.reply.send(Answer::Ok(self.warden.why(&thing)));
+            }
+            Request::QuarantineList => {
+                let _ = asked.reply.send(Answer::Ok(self.warden.list()));
+            }
+            Request::QuarantinePlan => {
+                let _ = asked.reply.send(Answer::Ok(self.warden.plan(now.wall)));
+            }
+            Request::QuarantineWhy { thing } => {
+                let _ = asked.reply.send(Answer::Ok(self.warden.why(&thing)));
+            }
+            Request::Devices => {
+                let _ = asked.reply.send(Answer::Ok(self.devices()));
+            }
+            Request::Report { thing, format, names } => {
+                self.ask_report(ReportQuestion::new(thing, format, names, asked.reply));
+            }
+            Request::WriteDesired { thing, name, desired } => {
+                let shadow = match name.map(|name| name.parse()).transpose() {
+                    Ok(shadow) => shadow,
+                    Err(error) => {
+                        let error: ShadowNameError = error;
+                        let _ = asked.reply.send(Answer::Error(error.to_string()));
+                        return;
+                    }
+                };
+                let token = self.tokens.next();
+                match self.link.send(Command::WriteDesired {
+                    token,
+                    thing,
+                    shadow,
+                    desired,
+                }) {
+                    Ok(()) => {
+                        self.asked.insert(token, asked.reply);
+                    }
+                    Err(error) => {
+                        let _ = asked.reply.send(Answer::Error(error.to_string()));
+                    }
+                }
+            }
+        }
+    }
+
     pub(super) fn ask_report(&mut self, question: ReportQuestion) {
         if question.thing != self.core && !self.site.knows(&question.thing) {
             let words = format!(

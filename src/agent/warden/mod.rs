@@ -196,6 +196,11 @@ impl Warden {
         self.lan = lan;
         self.identities = identities;
         self.ports = ports;
+        // nobody answers for things that are not behind this gateway any more, unless they are still quarantined
+        let (identities, decision, core) = (&self.identities, &self.decision, &self.core);
+        let local = |thing: &ThingName| identities.contains_key(thing) || decision.contains_key(thing) || thing == core;
+        self.readings.retain(|(thing, _), _| local(thing));
+        self.reporter.retain(local);
         if self.quarantine.causes().is_empty() && self.policy.isolated.is_empty() {
             return;
         }

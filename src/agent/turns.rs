@@ -1,0 +1,75 @@
+//! What the loop does at every turn: keeps subscriptions, quarantine and shadows in step with each other.
+
+use std::collections::BTreeSet;
+
+use super::Agent;
+use super::clock::Clock;
+use super::shadows::Heard;
+use crate::greengrass::link::Command;
+use crate::model::ThingName;
+use crate::quarantine::Now;
+
+impl<C: Clock> Agent<C> {
+    pub(super) fn keep_subscriptions(&mut self) {
+        let now = self.clock.monotonic();
+        if self.reporting.replies_are_silent() {
+            tracing::warn!("a report was not answered; subscribing anew");
+            self.subscriptions.renew();
+            self.shadows.read_all();
+            self.reporting.resubscribed(now);
+            // what ended those silently may have ended this one too
+            self.send(Command::WatchConfiguration);
+        }
+        let replies = self.reporting.reply_filters();
+        let mut wanted = self.site.filters();
+        wanted.extend(replies.iter().cloned());
+        wanted.extend(self.shadows.filters());
+        self.subscriptions.want(wanted);
+        for command in self.subscriptions.commands(now, &mut self.tokens) {
+            self.send(command);
+        }
+        self.reporting
+            .set_replies_known(self.subscriptions.holds(&replies), now);
+    }
+
+    pub(super) fn keep_quarantine(&mut self) {
+        let now = self.now();
+        self.warden.tick(now);
+        let changed = self.site.take_changed() || std::mem::take(&mut self.ports_may_differ);
+        if !changed || !self.site.looked() {
+            return;
+        }
+        let identities = self.site.identities();
+        let mut things: BTreeSet<ThingName> = identities.keys().cloned().collect();
+        things.insert(self.core.clone());
+        self.shadows.set_things(&things);
+        self.warden
+            .set_site(self.site.lan().clone(), identities.clone(), self.site.ports(), now);
+    }
+
+    pub(super) fn keep_shadows(&mut self) {
+        let now = self.now();
+        // what was decided since is answered from the document as it is now, not as it was when last read
+        self.warden.tell(&mut self.shadows, now);
+        let subscribed = self.subscriptions.holds(&self.shadows.filters());
+        let (commands, heard) = self.shadows.commands(subscribed, now.monotonic, &mut self.tokens);
+        for command in commands {
+            self.send(command);
+        }
+        for heard in heard {
+            self.heard(heard, now);
+        }
+    }
+
+    pub(super) fn heard(&mut self, heard: Heard, now: Now) {
+        match heard {
+            Heard::Document(place, reading) => self.warden.document(place, *reading, now),
+            Heard::NotSent(place) => self.warden.not_told(&place),
+            Heard::Silent => {
+                tracing::warn!("a shadow was not answered; subscribing anew and reading all of them");
+                self.subscriptions.renew();
+                self.shadows.read_all();
+            }
+        }
+    }
+}
