@@ -20,6 +20,7 @@ mod binary {
     mod packaged;
     mod reports;
     mod restart;
+    mod things;
     mod trouble;
 }
 
