@@ -3,8 +3,10 @@
 use std::io::Write;
 use std::path::Path;
 
+use edge_warden::collect::conntrack;
 use edge_warden::collect::{HostCollector, HostPaths, HostSample, InterfaceSelection};
 use edge_warden::config::STATE_DIR_DEFAULT;
+use edge_warden::firewall;
 use edge_warden::greengrass::sdk;
 use serde::Serialize;
 
@@ -42,6 +44,8 @@ pub fn run(arguments: &args::Doctor) -> anyhow::Result<Exit> {
     let sample = HostCollector::new(HostPaths::default()).collect();
     let mut findings = vec![kernel(), interfaces(&sample)];
     findings.extend(sockets(&sample));
+    findings.extend(kernel_features());
+    findings.push(tracking());
     findings.extend([
         notes(&sample),
         nucleus(),
@@ -114,7 +118,14 @@ fn interfaces(sample: &HostSample) -> Finding {
         ),
         Ok(counted) => works(
             "interfaces",
-            format!("counting {}", counted.into_keys().collect::<Vec<_>>().join(", ")),
+            format!(
+                "counting {}",
+                counted
+                    .into_keys()
+                    .map(|key| key.split('#').next().unwrap_or_default().to_owned())
+                    .collect::<Vec<_>>()
+                    .join(", ")
+            ),
         ),
         Err(missing) => lacks(
             "interfaces",
@@ -161,6 +172,45 @@ fn notes(sample: &HostSample) -> Finding {
         seen.join("; "),
         "what is read from /proc instead costs more time with many sockets",
     )
+}
+
+/// What nf_tables here can do, tried by transactions that are never committed.
+fn kernel_features() -> Vec<Finding> {
+    let what = "quarantine and traffic per device";
+    match firewall::probe() {
+        Ok(lacks) if lacks.is_empty() => vec![works(what, "this kernel's nf_tables has everything")],
+        Ok(missing) => missing
+            .into_iter()
+            .map(|lack| {
+                let seen = format!("no {:?} ({})", lack.feature, lack.answer);
+                lacks(what, State::Limited, seen, lack.consequence)
+            })
+            .collect(),
+        Err(error) => vec![lacks(
+            what,
+            State::Limited,
+            error.to_string(),
+            "nothing can be cut off or counted by this user; run as root (RequiresPrivilege in the recipe does)",
+        )],
+    }
+}
+
+fn tracking() -> Finding {
+    match conntrack::usage(Path::new("/proc")) {
+        Ok(usage) if usage.is_full() => lacks(
+            "connection tracking",
+            State::Limited,
+            format!("full: {} of {} flows", usage.count, usage.max),
+            "new connections of local things are turned away and not seen; raise net.netfilter.nf_conntrack_max",
+        ),
+        Ok(usage) => works("connection tracking", format!("{} of {} flows", usage.count, usage.max)),
+        Err(missing) => lacks(
+            "connection tracking",
+            State::Limited,
+            missing.to_string(),
+            "reports of local things carry no connections and no answered ports",
+        ),
+    }
 }
 
 fn nucleus() -> Finding {
