@@ -11,7 +11,7 @@ use edge_warden::collect::{HostCollector, HostPaths, HostSample};
 use edge_warden::config::{Config, LogFormat, LogLevel, Mode, STATE_DIR_DEFAULT, load_component, load_file};
 use edge_warden::control::{self, SYSTEM_SOCKET};
 use edge_warden::greengrass::link::{Command, NucleusEvent, NucleusEvents, NucleusLink};
-use edge_warden::greengrass::sdk::SdkNucleus;
+use edge_warden::greengrass::sdk::{self, SdkNucleus};
 use edge_warden::greengrass::standalone::StandaloneNucleus;
 use edge_warden::greengrass::{Nucleus, NucleusError, NucleusKind};
 use edge_warden::model::ThingName;
@@ -171,6 +171,8 @@ fn begin_standalone(dir: &Path, arguments: &args::Run, clock: SystemClock) -> an
 
 fn begin_greengrass(arguments: &args::Run, clock: &SystemClock) -> anyhow::Result<Start> {
     let log = logging::start(LevelFilter::INFO, false);
+    // somebody who tries `run` by hand learns what to do, and leaves nothing behind
+    let named = sdk::started_as_component()?;
     let fixed_dir = arguments.state_dir.clone();
     let last_good = fixed_dir
         .clone()
@@ -179,11 +181,6 @@ fn begin_greengrass(arguments: &args::Run, clock: &SystemClock) -> anyhow::Resul
     // What was decided before is enforced before anything is connected to, by the last configuration known.
     let before = last_good_config(&last_good).unwrap_or_default();
     let state_dir = fixed_dir.clone().unwrap_or_else(|| before.state_dir.clone());
-    let named = std::env::var("AWS_IOT_THING_NAME")
-        .ok()
-        .and_then(|name| name.parse().ok());
-    let placeholder = || "core".parse().map_err(anyhow::Error::new);
-    let named = named.map_or_else(placeholder, Ok)?;
     let (mut warden, sample) = enforce_stored(&before, &named, &state_dir, clock)?;
     let (link, mut events) = NucleusLink::spawn(|incoming| {
         SdkNucleus::connect(incoming).map(|nucleus| Box::new(nucleus) as Box<dyn Nucleus>)

@@ -129,6 +129,14 @@ pub struct SdkNucleus {
     configuration_watch: Option<Subscription>,
 }
 
+/// The core device's thing name, if this process was started by a nucleus: cheap, and without side effects.
+///
+/// # Errors
+/// [`NucleusError::NotAComponent`] naming the variable that is missing or wrong.
+pub fn started_as_component() -> Result<ThingName, NucleusError> {
+    Environment::read(|name| std::env::var(name).ok())?.thing()
+}
+
 impl SdkNucleus {
     /// Connect with what the environment says (`SVCUID`, `AWS_GG_NUCLEUS_DOMAIN_SOCKET_FILEPATH_FOR_COMPONENT`,
     /// `AWS_IOT_THING_NAME`). Blocks up to 20 s on a nucleus that stalls.
