@@ -31,7 +31,7 @@ run: package ## show this host's Device Defender report, then run the agent on t
 	@echo "Two reports were published and accepted; they are the lines of target/standalone/published.jsonl:"
 	@cut -c 1-400 target/standalone/published.jsonl
 
-demo: ## (comes with a later release) a site in network namespaces, a device going rogue and being cut off
+demo:
 	@echo "make demo comes with a later release; 'make run' shows the agent on this host" >&2; exit 1
 
 venv: setup ## the Python tools the tests check us against

@@ -26,7 +26,7 @@ fn main() -> ExitCode {
         Command::Shadow(arguments) => cli::shadow::run(&arguments),
         Command::Quarantine(arguments) => cli::quarantine::run(&arguments),
         Command::Boot(arguments) => cli::boot::run(&arguments),
-        Command::Purge(arguments) => cli::purge::run(&arguments),
+        Command::Purge(arguments) => cli::purge::purge(&arguments),
         Command::Completions { shell } => completions(shell),
     };
     let exit = ended.unwrap_or_else(|error| {

@@ -36,7 +36,7 @@ use crate::greengrass::{ComponentState, Destination, NucleusError, NucleusKind};
 use crate::model::{Monotonic, ThingName};
 use crate::quarantine::Now;
 
-pub use reload::remember as remember_configuration;
+pub use reload::{LAST_GOOD, keep as keep_configuration, remember as remember_configuration};
 
 use clock::Clock;
 use host::HostSource;
@@ -471,6 +471,7 @@ impl<C: Clock> Agent<C> {
                     self.site.reconfigure(&config, self.site_now());
                     self.next_sample = now;
                     self.config = config;
+                    reload::keep(&self.state_dir, &self.config);
                     if self.config.log.level != level {
                         (self.set_log_level)(self.config.log.level);
                     }

@@ -85,6 +85,19 @@ impl Reload {
     }
 }
 
+/// The file in the state folder that holds the last valid configuration.
+pub const LAST_GOOD: &str = "last-good-configuration.json";
+
+/// Keep the configuration in force beside the decisions made under it.
+pub fn keep(state_dir: &std::path::Path, config: &Config) {
+    let mut value = config.effective();
+    // what the included files hold is in the lists already
+    if let Some(object) = value.as_object_mut() {
+        object.remove("include");
+    }
+    remember(&state_dir.join(LAST_GOOD), &value);
+}
+
 /// Keep a valid configuration for starts at which the nucleus gives an invalid one or none.
 pub fn remember(path: &std::path::Path, configuration: &Value) {
     let written = serde_json::to_vec_pretty(configuration)

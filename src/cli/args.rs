@@ -114,6 +114,9 @@ pub struct Report {
     /// Ask the standalone agent of DIR
     #[arg(long, value_name = "DIR", requires = "thing")]
     pub standalone: Option<PathBuf>,
+    /// Ask the agent that was started with --state-dir DIR
+    #[arg(long, value_name = "DIR", requires = "thing", conflicts_with = "standalone")]
+    pub state_dir: Option<PathBuf>,
     /// How to print it
     #[arg(long, value_enum, default_value_t = ReportFormat::Table)]
     pub format: ReportFormat,
@@ -168,6 +171,9 @@ pub struct Devices {
     /// Ask the standalone agent of DIR
     #[arg(long, value_name = "DIR")]
     pub standalone: Option<PathBuf>,
+    /// Ask the agent that was started with --state-dir DIR
+    #[arg(long, value_name = "DIR", conflicts_with = "standalone")]
+    pub state_dir: Option<PathBuf>,
 }
 
 /// `check-config`
@@ -245,7 +251,7 @@ pub enum QuarantineVerb {
         /// End by itself after this many seconds
         #[arg(long = "for", value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3_153_600_000))]
         seconds: Option<u64>,
-        /// Why, for the audit log and the shadow
+        /// Why, for the audit log and `why`
         #[arg(long)]
         reason: Option<String>,
     },

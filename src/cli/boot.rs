@@ -3,18 +3,25 @@
 use std::path::{Path, PathBuf};
 
 use edge_warden::agent::clock::SystemClock;
-use edge_warden::config::STATE_DIR_DEFAULT;
+use edge_warden::config::{Config, Mode, STATE_DIR_DEFAULT};
 use tracing_subscriber::filter::LevelFilter;
 
 use super::{Exit, args, logging, run};
 
 /// Enforce and exit.
-pub(crate) fn run(arguments: &args::Place) -> anyhow::Result<Exit> {
+pub fn run(arguments: &args::Place) -> anyhow::Result<Exit> {
     logging::start(LevelFilter::INFO, false);
     let state_dir = state_dir(arguments);
-    let config = run::last_good_config(&state_dir.join(run::LAST_GOOD)).unwrap_or_default();
+    // the looser rules: a standalone agent's configuration is as good here
+    let config = run::last_good_config(&state_dir.join(run::LAST_GOOD), Mode::Standalone).unwrap_or_else(|| {
+        tracing::warn!(
+            "no valid configuration is kept in {}; enforcing by the defaults",
+            state_dir.display()
+        );
+        Config::default()
+    });
     let clock = SystemClock::accelerated(1);
-    let (warden, _) = run::enforce_stored(&config, &"core".parse()?, &state_dir, &clock)?;
+    let (warden, _, _alone) = run::enforce_stored(&config, &"core".parse()?, &state_dir, &clock)?;
     let trouble = warden.trouble();
     if trouble.is_empty() {
         println!(
@@ -29,10 +36,15 @@ pub(crate) fn run(arguments: &args::Place) -> anyhow::Result<Exit> {
 }
 
 /// Where the agent meant keeps its state.
-pub(crate) fn state_dir(place: &args::Place) -> PathBuf {
+pub fn state_dir(place: &args::Place) -> PathBuf {
     match (&place.standalone, &place.state_dir) {
         (Some(dir), _) => dir.join("state"),
         (None, Some(dir)) => dir.clone(),
-        (None, None) => Path::new(STATE_DIR_DEFAULT).to_owned(),
+        (None, None) => {
+            let usual = Path::new(STATE_DIR_DEFAULT);
+            // the configuration may have put it elsewhere
+            run::last_good_config(&usual.join(run::LAST_GOOD), Mode::Greengrass)
+                .map_or_else(|| usual.to_owned(), |config| config.state_dir)
+        }
     }
 }

@@ -13,7 +13,7 @@ use super::args::{self, Mode, QuarantineVerb};
 use super::{Exit, plain_table, printable};
 
 /// Ask the running agent and print its answer.
-pub(crate) fn run(arguments: &args::Quarantine) -> anyhow::Result<Exit> {
+pub fn run(arguments: &args::Quarantine) -> anyhow::Result<Exit> {
     let dir = arguments.standalone.as_deref().or(arguments.state_dir.as_deref());
     let socket = dir.map_or_else(|| PathBuf::from(SYSTEM_SOCKET), |dir| dir.join("control.sock"));
     let request = match &arguments.verb {

@@ -73,7 +73,10 @@ fn of_thing(thing: &ThingName, arguments: &args::Report) -> anyhow::Result<Exit>
             (_, TagNames::Short) => ReportTags::Short,
         },
     };
-    let answer = ask(&socket_path(arguments.standalone.as_deref()), &request)?;
+    let answer = ask(
+        &socket_path(arguments.standalone.as_deref().or(arguments.state_dir.as_deref())),
+        &request,
+    )?;
     let payload = answer.get("payload").and_then(Value::as_str).unwrap_or_default();
     let payload = STANDARD.decode(payload).context("the agent's answer is not a report")?;
     let mut out = std::io::stdout().lock();

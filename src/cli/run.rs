@@ -1,5 +1,6 @@
 //! `edge-warden run`: put the agent together and let it run.
 
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
@@ -25,7 +26,7 @@ use super::logging::{self, LevelHandle};
 use super::{Exit, InvalidConfiguration, args};
 
 /// The last valid configuration a nucleus gave, in the state folder.
-pub(crate) const LAST_GOOD: &str = "last-good-configuration.json";
+pub const LAST_GOOD: &str = agent::LAST_GOOD;
 /// Questions from the control socket that may wait for the loop.
 const QUESTIONS: usize = 16;
 
@@ -44,6 +45,8 @@ struct Start {
     log: LevelHandle,
     warden: Warden,
     sample: HostSample,
+    /// Held until the process ends.
+    alone: File,
 }
 
 /// Run the agent until it is told to stop.
@@ -70,6 +73,8 @@ async fn serve(start: Start, clock: SystemClock, stop_after_reports: Option<u64>
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be caught")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be caught")?;
     files::make_folder(&start.state_dir)?;
+    // beside the decisions, so that `boot` enforces them as they were made
+    agent::keep_configuration(&start.state_dir, &start.config);
     let listener = control::listen(&start.socket)?;
     let (sender, questions) = mpsc::channel(QUESTIONS);
     tokio::spawn(control::serve(listener, sender));
@@ -120,6 +125,7 @@ async fn serve(start: Start, clock: SystemClock, stop_after_reports: Option<u64>
         }
     };
     let ended = agent::run(parts, stop).await;
+    drop(start.alone);
     let _ = std::fs::remove_file(&start.socket);
     match ended {
         Ended::Stopped => {
@@ -138,7 +144,10 @@ fn begin_standalone(dir: &Path, arguments: &args::Run, clock: SystemClock) -> an
     files::make_folder(dir)?;
     let log = logging::start(filter_of(config.log.level), config.log.format == LogFormat::Json);
     let state_dir = dir.join("state");
-    let (warden, sample) = enforce_stored(&config, &arguments.thing, &state_dir, &clock)?;
+    if config.quarantine.boot_unit {
+        tracing::warn!("quarantine.bootUnit is for components; in standalone no boot unit is installed");
+    }
+    let (warden, sample, alone) = enforce_stored(&config, &arguments.thing, &state_dir, &clock)?;
     let (folder, thing, file) = (dir.to_owned(), arguments.thing.clone(), arguments.config.clone());
     let (link, mut events) = NucleusLink::spawn(move |incoming| {
         let configuration = Box::new(move || file_configuration(file.as_deref()));
@@ -166,6 +175,7 @@ fn begin_standalone(dir: &Path, arguments: &args::Run, clock: SystemClock) -> an
         log,
         warden,
         sample,
+        alone,
     })
 }
 
@@ -179,9 +189,9 @@ fn begin_greengrass(arguments: &args::Run, clock: &SystemClock) -> anyhow::Resul
         .unwrap_or_else(|| PathBuf::from(STATE_DIR_DEFAULT))
         .join(LAST_GOOD);
     // What was decided before is enforced before anything is connected to, by the last configuration known.
-    let before = last_good_config(&last_good).unwrap_or_default();
+    let before = last_good_config(&last_good, Mode::Greengrass).unwrap_or_default();
     let state_dir = fixed_dir.clone().unwrap_or_else(|| before.state_dir.clone());
-    let (mut warden, sample) = enforce_stored(&before, &named, &state_dir, clock)?;
+    let (mut warden, sample, alone) = enforce_stored(&before, &named, &state_dir, clock)?;
     let (link, mut events) = NucleusLink::spawn(|incoming| {
         SdkNucleus::connect(incoming).map(|nucleus| Box::new(nucleus) as Box<dyn Nucleus>)
     })?;
@@ -212,6 +222,7 @@ fn begin_greengrass(arguments: &args::Run, clock: &SystemClock) -> anyhow::Resul
     Ok(Start {
         warden,
         sample,
+        alone,
         link,
         events,
         kind,
@@ -261,7 +272,7 @@ fn choose(answer: Result<Value, NucleusError>, last_good: &Path) -> anyhow::Resu
         },
         Err(error) => anyhow!(error).context("the configuration cannot be read from the nucleus"),
     };
-    match last_good_config(last_good) {
+    match last_good_config(last_good, Mode::Greengrass) {
         Some(config) => {
             tracing::error!(
                 error = format!("{error:#}"),
@@ -275,22 +286,45 @@ fn choose(answer: Result<Value, NucleusError>, last_good: &Path) -> anyhow::Resu
 }
 
 /// The last configuration that was valid, if one is kept and still is.
-pub(crate) fn last_good_config(path: &Path) -> Option<Config> {
+pub fn last_good_config(path: &Path, mode: Mode) -> Option<Config> {
     let content = files::read(path).ok().flatten()?;
-    load_component(serde_json::from_slice(&content).ok()?, &include_dir(), Mode::Greengrass).ok()
+    load_component(serde_json::from_slice(&content).ok()?, &include_dir(), mode).ok()
 }
 
-/// Load what was decided before and enforce it.
-pub(crate) fn enforce_stored(
+/// Keeps others from enforcing at the same time: two processes would take each other's tables for damage.
+///
+/// # Errors
+/// When another process holds the lock, or the folder cannot be used.
+pub fn lock(state_dir: &Path) -> anyhow::Result<File> {
+    let path = state_dir.join("agent.lock");
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .with_context(|| format!("cannot open {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(anyhow!(
+            "another edge-warden uses {}; stop it first",
+            state_dir.display()
+        )),
+        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
+    }
+}
+
+/// Load what was decided before and enforce it. The lock must be kept for as long as anything is enforced.
+pub fn enforce_stored(
     config: &Config,
     core: &ThingName,
     state_dir: &Path,
     clock: &SystemClock,
-) -> anyhow::Result<(Warden, HostSample)> {
+) -> anyhow::Result<(Warden, HostSample, File)> {
     files::make_folder(state_dir)?;
+    let alone = lock(state_dir)?;
     let sample = HostCollector::new(HostPaths::default()).collect();
     let warden = Warden::begin(config, core, state_dir, &boot_id(), &sample, now(clock))?;
-    Ok((warden, sample))
+    Ok((warden, sample, alone))
 }
 
 fn now(clock: &SystemClock) -> Now {

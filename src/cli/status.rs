@@ -89,6 +89,45 @@ pub fn run(arguments: &args::Status) -> anyhow::Result<Exit> {
         at("/site/unknownDevices")
     )?;
     writeln!(out)?;
+    writeln!(
+        out,
+        "QUARANTINE ({}, firewall {})  {} things with a cause; `quarantine list` names them",
+        at("/quarantine/enforcement"),
+        at("/quarantine/firewall"),
+        at("/quarantine/quarantined"),
+    )?;
+    if status
+        .pointer("/quarantine/mended")
+        .and_then(Value::as_u64)
+        .unwrap_or(0)
+        > 0
+    {
+        writeln!(
+            out,
+            "  rules were damaged by others and written again {} times",
+            at("/quarantine/mended")
+        )?;
+    }
+    for (what, words) in status
+        .pointer("/quarantine/trouble")
+        .and_then(Value::as_object)
+        .into_iter()
+        .flatten()
+    {
+        writeln!(out, "  {}: {}", printable(what), text(words))?;
+    }
+    if status.pointer("/shadows/error").is_some_and(|error| !error.is_null()) {
+        writeln!(out, "  shadows: {}", at("/shadows/error"))?;
+    }
+    for trouble in status
+        .pointer("/shadows/trouble")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+    {
+        writeln!(out, "  shadow: {}", text(trouble))?;
+    }
+    writeln!(out)?;
     writeln!(out, "SOURCES")?;
     let mut rows = super::plain_table();
     for (name, state) in ["/reports/sources", "/site/sources"]

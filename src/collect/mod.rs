@@ -183,7 +183,16 @@ impl HostSample {
     /// The interfaces could not be read.
     pub fn counters(&self, selection: &InterfaceSelection) -> Measured<BTreeMap<String, Counters>> {
         let interfaces = self.interfaces.as_deref().map_err(Missing::clone)?;
-        Ok(interfaces::counters(interfaces, selection))
+        let counted = interfaces::counters(interfaces, selection);
+        match selection {
+            // a name nobody has is not an interface without traffic
+            InterfaceSelection::Listed(names) if counted.is_empty() && !names.is_empty() => {
+                let names: Vec<&str> = names.iter().map(String::as_str).collect();
+                let detail = "none of these interfaces exists; see report.interfaces";
+                Err(Missing::new(names.join(", "), Reason::Absent, detail))
+            }
+            _ => Ok(counted),
+        }
     }
 
     /// Established TCP connections, each once, sorted; those to the host itself stand here with both ends.

@@ -244,7 +244,12 @@ impl Quarantine {
         now: Now,
     ) -> Vec<Effect> {
         let before = self.labels(thing);
-        let what = format!("quarantined ({})", cause.posture);
+        let reason = cause
+            .reason
+            .as_ref()
+            .map(|reason| format!(": {reason}"))
+            .unwrap_or_default();
+        let what = format!("quarantined ({}){reason}", cause.posture);
         let until = cause.until;
         let causes = &mut self.things.entry(thing.clone()).or_default().causes;
         let same = causes.get(&key) == Some(&cause);

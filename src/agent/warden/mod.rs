@@ -239,7 +239,19 @@ impl Warden {
                 Effect::ReportShadow(thing) => {
                     self.to_tell.insert(thing);
                 }
-                Effect::Audit(entry) => {
+                Effect::Audit(mut entry) => {
+                    // a demand is one thing, what became of it another
+                    if entry.before != entry.after && !entry.after.is_empty() {
+                        match self.decision.get(&entry.thing) {
+                            Some(Verdict::Refused(refusal)) => {
+                                entry.what.push_str(&format!("; not cut off: {refusal}"));
+                            }
+                            Some(Verdict::Cut(_)) if self.enforcement == Enforcement::Observe => {
+                                entry.what.push_str("; not cut off: enforcement is observe");
+                            }
+                            _ => {}
+                        }
+                    }
                     tracing::info!(thing = %entry.thing, who = entry.who, before = ?entry.before, after = ?entry.after, "quarantine: {}", entry.what);
                     let written = self.audit.append(&entry, now.monotonic);
                     self.say("audit log", written.err().map(|error| chain(&error)));
