@@ -86,7 +86,7 @@ fn a_second_agent_on_the_same_folder_is_refused() {
     agent.wait_status("running", |status| status.is_object().then_some(()));
     let mut second = Agent::start(&nucleus, dir.path(), FAST);
     assert_eq!(second.exit_code(), 4);
-    assert!(second.log().contains("another agent answers"), "{}", second.log());
+    assert!(second.log().contains("another edge-warden uses"), "{}", second.log());
     assert!(agent.status().is_object(), "the first one is still reachable");
 }
 
