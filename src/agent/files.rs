@@ -107,6 +107,18 @@ pub fn replace(path: &Path, content: &[u8]) -> Result<(), FileError> {
     written.map_err(failed)
 }
 
+/// An error with everything below it, on one line.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -433,7 +433,7 @@ impl Reporting {
         };
         let written = serde_json::to_vec(&saved)
             .map_err(|error| error.to_string())
-            .and_then(|content| files::replace(&state_dir.join(FILE), &content).map_err(|error| words(&error)));
+            .and_then(|content| files::replace(&state_dir.join(FILE), &content).map_err(|error| files::chain(&error)));
         match written {
             Ok(()) => {
                 if self.save_error.take().is_some() {
@@ -484,14 +484,7 @@ fn load(path: &Path) -> (Option<Saved>, Option<String>) {
             Ok(saved) => (Some(saved), None),
             Err(error) => (None, Some(format!("{}: {error}", path.display()))),
         },
-        Err(error) => (None, Some(words(&error))),
-    }
-}
-
-fn words(error: &dyn std::error::Error) -> String {
-    match error.source() {
-        Some(source) => format!("{error}: {source}"),
-        None => error.to_string(),
+        Err(error) => (None, Some(files::chain(&error))),
     }
 }
 

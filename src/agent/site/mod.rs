@@ -273,15 +273,6 @@ impl Site {
         readings::reading(thing, self.meters.of(thing), &self.flows, core, events.as_ref())
     }
 
-    /// Every local thing as of the last sample.
-    #[allow(dead_code, reason = "for the quarantine part of the agent")]
-    pub(super) fn thing_readings(&self) -> BTreeMap<ThingName, ThingReading> {
-        let things = self.registry.table().things();
-        things
-            .map(|identity| (identity.thing.clone(), self.reading(&identity.thing)))
-            .collect()
-    }
-
     /// A report of the thing was made.
     pub(super) fn reported(&self, thing: &ThingName) {
         self.tallies.reported(thing);

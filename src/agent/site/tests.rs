@@ -150,8 +150,7 @@ fn a_configured_device_is_counted_identified_and_read() {
     assert_eq!(lan.broker_ports, [8883].into());
     assert_eq!(run.site.known_devices(), 1);
     assert_eq!(run.site.take_begun(), [name("cam")].into());
-    let readings = run.site.thing_readings();
-    let reading = &readings[&name("cam")];
+    let reading = run.site.reading(&name("cam"));
     assert_eq!(reading.traffic.as_ref().unwrap().packets_out, 5);
     let established = reading.established.as_ref().unwrap();
     assert_eq!(established.len(), 1, "its connection to the broker");

@@ -23,6 +23,7 @@ use crate::quarantine::{
 };
 
 use super::boot_unit::{self, BootUnitError};
+use super::files::chain;
 use super::shadows::{Place, Shadows};
 
 pub use policy::{configured_identities, lan};
@@ -675,16 +676,4 @@ fn open_backend(config: &Config) -> (Backend, Enforcement) {
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// An error with everything below it, on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
 }
