@@ -673,14 +673,20 @@ fn traffic_is_counted_exactly_as_the_links_saw_it() {
     };
     let mut accounting = site.gateway().enter(|| NftablesAccounting::open(lan).unwrap());
     accounting.track(&tracked).unwrap();
-    // Both baselines of the same instant: no frame (MLD, router solicitation) between the one reading and the other.
-    let links = || (0..4).map(|n| site.device(n).link_counters("eth0")).collect::<Vec<_>>();
-    let mut link = links();
-    let mut first = accounting.read().unwrap();
+    // Both baselines of the same instant: no frame (MLD, router solicitation) on its way between the one counter and the
+    // other. Taking an interface away waits until every core has left its receive path, so what was under way is over.
+    let mut settle = || {
+        site.gateway()
+            .shell("ip link add settle type veth peer name settled && ip link del settle");
+        let counted = accounting.read().unwrap();
+        ((0..4).map(|n| site.device(n).link_counters("eth0")).collect::<Vec<_>>(), counted)
+    };
+    let (mut link, mut first) = settle();
     let quiet = until(PATIENCE, || {
-        link = links();
-        first = accounting.read().unwrap();
-        links() == link
+        let (links, counted) = settle();
+        let same = links == link && counted == first;
+        (link, first) = (links, counted);
+        same
     });
     assert!(quiet, "the site never stops talking");
     for n in [0, 3] {
