@@ -201,7 +201,8 @@ impl Site {
             gateway.mac
         );
         for n in 0..3 {
-            batch += &format!("link set lan{n} master br0 up\n");
+            // As network daemons do: a bridge port has no IPv6 of its own, else its multicast reports leave beside the bridge.
+            batch += &format!("link set lan{n} addrgenmode none\nlink set lan{n} master br0 up\n");
         }
         let port = &self.routed_port;
         batch += &format!(
