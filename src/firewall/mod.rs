@@ -10,7 +10,6 @@
 mod accounting;
 mod build;
 mod encode;
-mod netlink;
 mod nftables;
 mod observe;
 mod policy;
@@ -24,16 +23,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 pub use accounting::{Accounting, AccountingLan, NftablesAccounting, Traffic, Volume};
-pub use netlink::NetlinkError;
 pub use nftables::{NftablesFirewall, Ownership, TableOwnership, render};
 pub use observe::ObserveOnly;
 pub use policy::{Isolated, Lan, Policy, PolicyError, Posture};
 pub use probe::{Feature, Lack, probe};
 pub use sever::{Severed, sever};
 pub use table::Family;
-pub use watch::{Change, LinkWatch, Watch};
+pub use watch::{Change, LinkWatch, Noticed, Watch};
 
 use crate::model::{MacAddress, UnixTime};
+pub use crate::netlink::NetlinkError;
 
 /// Something that can cut devices off.
 pub trait Firewall {

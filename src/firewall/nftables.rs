@@ -5,11 +5,11 @@ use std::fmt::Write as _;
 
 use super::build::{self, TABLE};
 use super::encode::{self, OWNER, PERSIST};
-use super::netlink::{Message, Netlink, NetlinkError};
 use super::readback::{self, HeldTable};
 use super::table::{Elements, Family, Table, interface_text};
 use super::{Dropped, Enforced, Firewall, FirewallError, Policy, Posture};
 use crate::model::{MacAddress, UnixTime};
+use crate::netlink::{Message, NetlinkError, Protocol, Socket};
 
 const FAMILIES: [Family; 2] = [Family::Bridge, Family::Netdev];
 
@@ -37,7 +37,7 @@ pub enum Ownership {
 /// The nf_tables backend. Its socket owns the tables: keep it for as long as the process lives.
 #[derive(Debug)]
 pub struct NftablesFirewall {
-    netlink: Netlink,
+    netlink: Socket,
     ownership: TableOwnership,
     /// What we wrote last, as far as we know that it is still there.
     written: Option<Vec<Table>>,
@@ -63,7 +63,7 @@ impl NftablesFirewall {
     /// # Errors
     /// No netfilter socket to be had.
     pub fn open(ownership: TableOwnership) -> Result<Self, FirewallError> {
-        let netlink = Netlink::netfilter(0).map_err(kernel)?;
+        let netlink = Socket::open(Protocol::Netfilter).map_err(kernel)?;
         Ok(Self {
             netlink,
             ownership,

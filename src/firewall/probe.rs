@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 
 use super::build::TABLE;
 use super::encode::{self, OWNER, PERSIST};
-use super::netlink::{Netlink, NetlinkError};
 use super::table::{At, Chain, Each, Elements, Family, Field, Hook, Key, Rule, Set, Table, Test, Then};
 use crate::model::UnixTime;
+use crate::netlink::{NetlinkError, Protocol, Socket};
 
 const PROBE: &str = "edge_warden_probe";
 
@@ -80,7 +80,7 @@ impl Feature {
 /// # Errors
 /// The socket failed; what the kernel refuses is the result, not an error.
 pub fn probe() -> Result<Vec<Lack>, NetlinkError> {
-    let mut netlink = Netlink::netfilter(0)?;
+    let mut netlink = Socket::open(Protocol::Netfilter)?;
     let mut lacks = Vec::new();
     for feature in Feature::ALL {
         let (table, flags) = table_for(feature);
