@@ -415,19 +415,21 @@ impl Host {
     /// The target as a socket address on this host.
     pub fn socket(&self, target: IpAddr, port: u16) -> SocketAddr {
         match target {
-            IpAddr::V6(v6) if v6.is_unicast_link_local() => {
-                let name = std::ffi::CString::new(self.interface.clone()).expect("a name");
-                let scope = self.enter(|| {
-                    #[allow(unsafe_code, reason = "no safe if_nametoindex in the crates we have")]
-                    // SAFETY: the pointer is to a zero-terminated string that outlives the call.
-                    unsafe {
-                        libc::if_nametoindex(name.as_ptr())
-                    }
-                });
-                SocketAddrV6::new(v6, port, 0, scope).into()
-            }
+            IpAddr::V6(v6) if v6.is_unicast_link_local() => SocketAddrV6::new(v6, port, 0, self.index()).into(),
             other => SocketAddr::new(other, port),
         }
+    }
+
+    /// The number of the host's LAN interface.
+    pub fn index(&self) -> u32 {
+        let name = std::ffi::CString::new(self.interface.clone()).expect("a name");
+        self.enter(|| {
+            #[allow(unsafe_code, reason = "no safe if_nametoindex in the crates we have")]
+            // SAFETY: the pointer is to a zero-terminated string that outlives the call.
+            unsafe {
+                libc::if_nametoindex(name.as_ptr())
+            }
+        })
     }
 
     /// A TCP connection, if one comes about within `limit`.
@@ -464,7 +466,14 @@ impl Host {
     /// A raw socket on any interface of the host.
     pub fn wire_on(&self, interface: &str) -> Wire {
         let interface = interface.to_owned();
-        self.enter(move || Wire::open(&interface))
+        self.enter(move || Wire::open(&interface, libc::ETH_P_ALL as u16))
+    }
+
+    /// A raw socket on the host's LAN interface for one ethertype (behind a VLAN tag, if there is one). Unlike one for
+    /// all, it hears only what netdev ingress let through.
+    pub fn wire_for(&self, ethertype: u16) -> Wire {
+        let interface = self.interface.clone();
+        self.enter(move || Wire::open(&interface, ethertype))
     }
 
     /// Counts frames seen on an interface until stopped.
@@ -600,9 +609,8 @@ pub struct Wire {
     reason = "AF_PACKET has no safe binding in the crates we have; test code only"
 )]
 impl Wire {
-    fn open(interface: &str) -> Self {
+    fn open(interface: &str, protocol: u16) -> Self {
         let name = std::ffi::CString::new(interface).expect("a name");
-        let all = i32::from((libc::ETH_P_ALL as u16).to_be());
         // SAFETY: plain system calls; the address structure is fully initialised and its size is passed with it.
         let fd = unsafe {
             let fd = libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0);
@@ -610,7 +618,7 @@ impl Wire {
             let fd = OwnedFd::from_raw_fd(fd);
             let mut address: libc::sockaddr_ll = std::mem::zeroed();
             address.sll_family = libc::AF_PACKET as u16;
-            address.sll_protocol = all as u16;
+            address.sll_protocol = protocol.to_be();
             address.sll_ifindex = libc::if_nametoindex(name.as_ptr()) as i32;
             assert!(address.sll_ifindex > 0, "{interface} exists");
             let size = std::mem::size_of_val(&address) as u32;
