@@ -40,7 +40,8 @@ pub trait Firewall {
     /// Doing it twice is the same as doing it once.
     ///
     /// # Errors
-    /// The policy is forbidden, or the kernel refused; what was enforced before still is.
+    /// The policy is forbidden, or the kernel refused; what was enforced before still is. Where the kernel is not able
+    /// to ([`FirewallError::Lacking`]) the rest is enforced.
     fn enforce(&mut self, policy: &Policy, now: UnixTime) -> Result<(), FirewallError>;
 
     /// What is really enforced, read from the kernel; `None` when nothing of ours is there.
@@ -68,6 +69,16 @@ pub enum FirewallError {
     /// The policy must not be enforced.
     #[error("the policy is refused")]
     Policy(#[from] PolicyError),
+    /// The kernel is not able to. What it is able to of the same policy is enforced.
+    #[error("{what} cannot be isolated: this kernel lacks {feature} ({answer})")]
+    Lacking {
+        /// Which devices.
+        what: String,
+        /// What is missing.
+        feature: Feature,
+        /// How the kernel said so.
+        answer: String,
+    },
     /// The kernel was asked in vain.
     #[error("table {table}")]
     Kernel {

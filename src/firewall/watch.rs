@@ -44,7 +44,7 @@ pub enum Change {
 /// What one reading of a watch gave.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Noticed {
-    /// What it means for us, each once; often nothing.
+    /// What it means for us, each once, in the order they last came; often nothing.
     pub changes: Vec<Change>,
     /// There may be more to read at once.
     pub more: bool,
@@ -101,7 +101,9 @@ fn subscribe(protocol: Protocol, groups: u32) -> Result<Notifications, NetlinkEr
 fn read(notifications: &mut Notifications, judge: impl Fn(Received<'_>) -> Option<Change>) -> io::Result<Noticed> {
     let mut changes = Vec::new();
     let drained = notifications.drain(BITE, |message| {
-        if let Some(change) = judge(message).filter(|change| !changes.contains(change)) {
+        if let Some(change) = judge(message) {
+            // Each once, where it came last: a link that went and came back is there.
+            changes.retain(|known| *known != change);
             changes.push(change);
         }
     })?;

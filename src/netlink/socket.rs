@@ -73,6 +73,12 @@ impl Socket {
         self.port
     }
 
+    /// From now on there is hardly any room for answers.
+    #[cfg(test)]
+    pub(crate) fn starve(&self) {
+        sockopt::set_socket_recv_buffer_size(&self.fd, 1).unwrap();
+    }
+
     /// Whether the socket's network namespace has an interface of this name. When in doubt it has: the kernel says so.
     pub(crate) fn has_interface(&self, name: &str) -> bool {
         !matches!(rustix::net::netdevice::name_to_index(&self.fd, name), Err(Errno::NODEV))

@@ -76,10 +76,12 @@ fn settle(site: &Site) {
         .shell("ip link add settle type veth peer name settled && ip link del settle");
 }
 
-/// Waits for the next notifications.
+/// Waits for the next notifications that mean something.
 fn wait<T: std::os::fd::AsFd>(watch: &mut T, read: impl Fn(&mut T) -> std::io::Result<Noticed>) -> Vec<Change> {
     loop {
-        poll(&mut [PollFd::new(watch, PollFlags::IN)], None).unwrap();
+        let limit = rustix::event::Timespec { tv_sec: 60, tv_nsec: 0 };
+        let ready = poll(&mut [PollFd::new(watch, PollFlags::IN)], Some(&limit)).unwrap();
+        assert_eq!(ready, 1, "nothing is notified");
         let noticed = read(watch).unwrap();
         if !noticed.changes.is_empty() {
             return noticed.changes;

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use edge_warden::firewall::{Change, Firewall, Holding, NftablesFirewall, Ownership, Posture, TableOwnership, Watch};
+use edge_warden::firewall::{
+    Change, Enforced, Firewall, Holding, NftablesFirewall, Ownership, Posture, TableOwnership, Watch,
+};
 use edge_warden::model::UnixTime;
 
 use crate::support::site::{Host, Options, Site, until};
@@ -181,6 +183,40 @@ fn foreign_damage_is_noticed_and_mended() {
         let marked = |c: &Change| matches!(c, Change::Table { table, .. } if table == "edge_warden_acct");
         while !wait_tables(&mut watch).iter().any(marked) {}
     }
+}
+
+/// More changes than the socket of the watch can hold (`ENOBUFS`): nothing is known any more, so everything is compared.
+#[test]
+fn notifications_that_were_lost_lead_to_a_comparison() {
+    let site = Site::build(Options::default());
+    let (gateway, device) = (site.gateway(), site.device(0));
+    let mut firewall = open(&site, TableOwnership::Off);
+    let mut watch = gateway.enter(|| Watch::open([firewall.port()]).unwrap());
+    let cut = policy(&site, &[device], Posture::Isolate);
+    firewall.enforce(&cut, NOW).unwrap();
+    // Somebody else's busy tables; nobody reads the watch meanwhile.
+    let addresses: Vec<String> = (0..40_000_u32)
+        .map(|n| format!("10.1.{}.{}", n / 256, n % 256))
+        .collect();
+    let fill = format!("add element ip foreign many {{ {} }}\n", addresses.join(","));
+    let mut script = "add table ip foreign\nadd set ip foreign many { type ipv4_addr; }\n".to_owned();
+    script += &(fill + "flush set ip foreign many\n").repeat(3);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), script).unwrap();
+    gateway.shell(&format!("nft -f {}", file.path().display()));
+    gateway.shell("nft delete table bridge edge_warden");
+    let mut changes = Vec::new();
+    while !changes.contains(&Change::CompareAll) {
+        changes = wait_tables(&mut watch);
+    }
+    let held = firewall.enforced().unwrap();
+    let holding =
+        |held: Option<Enforced>| held.map_or(Holding::Absent, |held| held.holds(&isolated(device, Posture::Isolate)));
+    assert_ne!(holding(held), Holding::Whole);
+    firewall.distrust();
+    firewall.enforce(&cut, NOW).unwrap();
+    assert_eq!(holding(firewall.enforced().unwrap()), Holding::Whole);
+    assert!(!device.ping(gateway.v4.into()));
 }
 
 #[test]

@@ -247,6 +247,21 @@ impl Site {
         }
     }
 
+    /// Makes the link between the gateway's plain interface and device 3 anew, after it was deleted.
+    pub fn connect_routed_port(&self) {
+        let (device, port) = (&self.devices[3], &self.routed_port);
+        port.shell(&format!(
+            "ip link add lan3 address {} type veth peer name eth0 address {} netns {} && ip link set lan3 up && \
+             ip addr add {}/24 dev lan3 && ip addr add {}/64 dev lan3",
+            port.mac, device.mac, device.ns, port.v4, port.v6
+        ));
+        device.shell(&format!(
+            "ip link set eth0 up && ip addr add {}/24 dev eth0 && ip addr add {}/64 dev eth0 && \
+             ip route add default via {} && ip route add default via {} dev eth0",
+            device.v4, device.v6, port.v4, port.v6
+        ));
+    }
+
     fn serve_dhcp(&mut self) {
         let leases = self.leases();
         let child = Command::new("ip")
