@@ -15,8 +15,7 @@ fn a_plain_interface_that_is_made_anew_is_covered_again() {
     let cut = policy(&site, &[device], Posture::Isolate);
     firewall.enforce(&cut, NOW).unwrap();
     let mut links = port.enter(|| LinkWatch::open().unwrap());
-    port.shell("ip link del lan3");
-    site.connect_routed_port();
+    site.connect_port(3);
     let (gone, present) = (Change::LinkGone("lan3".into()), Change::LinkPresent("lan3".into()));
     let mut seen = Vec::new();
     let is_back = |seen: &[Change]| {
@@ -96,7 +95,7 @@ fn an_interface_that_comes_back_is_covered_at_once_where_the_kernel_can() {
     // Written again while it is away.
     firewall.distrust();
     firewall.enforce(&cut, NOW).unwrap();
-    site.connect_routed_port();
+    site.connect_port(3);
     let differences = firewall.enforced().unwrap().unwrap().differences;
     if can {
         assert_eq!(differences, Vec::<String>::new());

@@ -247,18 +247,26 @@ impl Site {
         }
     }
 
-    /// Makes the link between the gateway's plain interface and device 3 anew, after it was deleted.
-    pub fn connect_routed_port(&self) {
-        let (device, port) = (&self.devices[3], &self.routed_port);
-        port.shell(&format!(
-            "ip link add lan3 address {} type veth peer name eth0 address {} netns {} && ip link set lan3 up && \
-             ip addr add {}/24 dev lan3 && ip addr add {}/64 dev lan3",
-            port.mac, device.mac, device.ns, port.v4, port.v6
+    /// Makes the link of a device anew, deleting it when it is there.
+    pub fn connect_port(&self, n: usize) {
+        let (device, plain) = (&self.devices[n], n == 3);
+        let via = if plain { &self.routed_port } else { &self.gateway };
+        let port = if plain {
+            let (mac, v4, v6) = (via.mac, via.v4, via.v6);
+            format!("ip link set lan3 address {mac} up && ip addr add {v4}/24 dev lan3 && ip addr add {v6}/64 dev lan3")
+        } else {
+            format!("ip link set lan{n} addrgenmode none && ip link set lan{n} master br0 up")
+        };
+        self.gateway.shell(&format!(
+            "ip link del lan{n} 2>/dev/null; \
+             ip link add lan{n} type veth peer name eth0 address {} netns {} && \
+             ip -n {} link set eth0 up && {port}",
+            device.mac, device.ns, device.ns
         ));
         device.shell(&format!(
-            "ip link set eth0 up && ip addr add {}/24 dev eth0 && ip addr add {}/64 dev eth0 && \
+            "ip addr add {}/24 dev eth0 && ip addr add {}/64 dev eth0 && \
              ip route add default via {} && ip route add default via {} dev eth0",
-            device.v4, device.v6, port.v4, port.v6
+            device.v4, device.v6, via.v4, via.v6
         ));
     }
 
@@ -626,19 +634,27 @@ pub struct Wire {
 impl Wire {
     fn open(interface: &str, protocol: u16) -> Self {
         let name = std::ffi::CString::new(interface).expect("a name");
+        // SAFETY: the pointer is to a zero-terminated string that outlives the call.
+        let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
+        assert!(index > 0, "{interface} exists");
+        let wire = Self::bound(index, protocol);
+        wire.unwrap_or_else(|| panic!("bind to {interface}: {}", std::io::Error::last_os_error()))
+    }
+
+    fn bound(index: u32, protocol: u16) -> Option<Self> {
         // SAFETY: plain system calls; the address structure is fully initialised and its size is passed with it.
-        let fd = unsafe {
+        unsafe {
             let fd = libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0);
             assert!(fd >= 0, "a packet socket: {}", std::io::Error::last_os_error());
             let fd = OwnedFd::from_raw_fd(fd);
             let mut address: libc::sockaddr_ll = std::mem::zeroed();
             address.sll_family = libc::AF_PACKET as u16;
             address.sll_protocol = protocol.to_be();
-            address.sll_ifindex = libc::if_nametoindex(name.as_ptr()) as i32;
-            assert!(address.sll_ifindex > 0, "{interface} exists");
+            address.sll_ifindex = index as i32;
             let size = std::mem::size_of_val(&address) as u32;
-            let bound = libc::bind(fd.as_raw_fd(), (&raw const address).cast(), size);
-            assert_eq!(bound, 0, "bind to {interface}: {}", std::io::Error::last_os_error());
+            if libc::bind(fd.as_raw_fd(), (&raw const address).cast(), size) != 0 {
+                return None;
+            }
             // Sees what is for others too.
             let request = libc::packet_mreq {
                 mr_ifindex: address.sll_ifindex,
@@ -658,9 +674,18 @@ impl Wire {
             let length = std::mem::size_of_val(&size) as u32;
             let option = (&raw const size).cast();
             libc::setsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, option, length);
-            fd
-        };
-        Self { fd }
+            Some(Self { fd })
+        }
+    }
+
+    /// On the calling thread's link of this name, if there is one at the moment.
+    pub fn try_open(interface: &str) -> Option<Self> {
+        let name = std::ffi::CString::new(interface).expect("a name");
+        // SAFETY: the pointer is to a zero-terminated string that outlives the call.
+        let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
+        (index > 0)
+            .then(|| Self::bound(index, libc::ETH_P_ALL as u16))
+            .flatten()
     }
 
     /// Puts a whole frame on the wire.
