@@ -12,7 +12,7 @@ use crate::support::site::{Host, Options, Site, Wire};
 use crate::support::warden::now;
 
 const NOW: UnixTime = UnixTime(1_800_000_000_000);
-const PASSES: usize = 15;
+const PASSES: usize = 9;
 const FRAMES: u32 = 20_000;
 const SIZES: [u32; 3] = [0, 250, 10_000];
 
@@ -55,10 +55,9 @@ fn policy(site: &Site, number: u32) -> Policy {
 /// Time of a sender's thread per frame: the sender's core does the receiving, too (net/core/dev.c, `netif_rx`).
 fn frames() {
     let site = Site::build(Options::default());
-    let open = || {
-        site.gateway()
-            .enter(|| NftablesFirewall::open(TableOwnership::Auto).unwrap())
-    };
+    let mut firewall = site
+        .gateway()
+        .enter(|| NftablesFirewall::open(TableOwnership::Auto).unwrap());
     let (device, plain) = (site.device(1), site.device(3));
     let isolated = |number: u32| {
         let mut policy = policy(&site, number);
@@ -79,40 +78,29 @@ fn frames() {
         ("plain interface, out", site.routed_port(), plain),
         ("bridge, isolated device, dropped", site.device(0), site.device(2)),
     ];
-    let names = ["no tables".to_owned()]
-        .into_iter()
-        .chain(SIZES.map(|size| format!("{size} devices")));
-    let names: Vec<String> = names.collect();
-    for (what, from, to) in ways {
-        let wire = from.wire_for(0x88b6);
-        let mut times = vec![Vec::new(); names.len()];
-        for _ in 0..PASSES {
-            for (n, size) in [None].into_iter().chain(SIZES.map(Some)).enumerate() {
-                let mut firewall = open();
-                if let Some(size) = size {
-                    let policy = if what.contains("isolated") {
-                        isolated(size)
-                    } else {
-                        policy(&site, size)
-                    };
-                    firewall.enforce(&policy, NOW).unwrap();
-                } else {
-                    firewall.purge().unwrap();
-                }
-                times[n].push(per_frame(&wire, from, to));
+    let wires = ways.map(|(_, from, _)| from.wire_for(0x88b6));
+    let mut times = vec![vec![Vec::new(); ways.len()]; SIZES.len() + 1];
+    for _ in 0..PASSES {
+        for (n, size) in [None].into_iter().chain(SIZES.map(Some)).enumerate() {
+            match size {
+                Some(size) => firewall.enforce(&isolated(size), NOW).unwrap(),
+                None => firewall.purge().unwrap(),
+            }
+            for (way, (wire, (_, from, to))) in wires.iter().zip(&ways).enumerate() {
+                times[n][way].push(per_frame(wire, from, to));
             }
         }
+    }
+    for (way, (what, ..)) in ways.iter().enumerate() {
         println!("{what}, {FRAMES} frames of 60 bytes, ns of processor time each:");
-        for (name, times) in names.iter().zip(&mut times) {
+        let names = ["no tables".to_owned()]
+            .into_iter()
+            .chain(SIZES.map(|size| format!("{size} devices")));
+        for (name, times) in names.zip(&mut times) {
+            let times = &mut times[way];
             times.sort();
-            println!(
-                "  {name}: median {} least {} (n={})",
-                times[PASSES / 2],
-                times[0],
-                times.len()
-            );
+            println!("  {name}: median {} least {} (n={PASSES})", times[PASSES / 2], times[0]);
         }
-        open().purge().unwrap();
     }
 }
 
@@ -135,7 +123,7 @@ fn per_frame(wire: &Wire, from: &Host, to: &Host) -> u128 {
 }
 
 fn transactions() {
-    const TIMES: usize = 9;
+    const TIMES: usize = 7;
     let site = Site::build(Options::default());
     for number in [1, 250, 10_000] {
         let all = policy(&site, number);

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use super::build::{self, TABLE};
 use super::encode::{self, OWNER, PERSIST};
-use super::probe::{Feature, Lack, probe};
+use super::probe::{self, Feature, Lack};
 use super::readback::{self, HeldTable};
 use super::table::{Elements, Family, Table, interface_text};
 use super::{Dropped, Enforced, Firewall, FirewallError, Policy, Posture};
@@ -46,7 +46,7 @@ pub struct NftablesFirewall {
     interfaces: BTreeSet<String>,
     /// Those they do hang on.
     covered: BTreeSet<String>,
-    /// What this kernel is not able to.
+    /// What this kernel is not able to, as far as that is known.
     lacks: Vec<Lack>,
     /// Why part of `policy` was not written.
     lacking: Option<String>,
@@ -65,17 +65,16 @@ pub fn render(policy: &Policy, now: UnixTime) -> String {
 }
 
 impl NftablesFirewall {
-    /// Opens the socket in the network namespace of the calling thread and finds out what the kernel is able to. Changes
-    /// nothing yet.
+    /// Opens the socket in the network namespace of the calling thread. Changes nothing yet. What the kernel lacks is
+    /// found out when it refuses something.
     ///
     /// # Errors
     /// No netfilter socket to be had.
     pub fn open(ownership: TableOwnership) -> Result<Self, FirewallError> {
-        // What cannot be found out is not held against the kernel: it refuses by itself.
-        Self::open_on(ownership, probe().unwrap_or_default())
+        Self::open_on(ownership, Vec::new())
     }
 
-    /// As [`NftablesFirewall::open`], on a kernel that lacks this.
+    /// As [`NftablesFirewall::open`], on a kernel that is known to lack this.
     ///
     /// # Errors
     /// No netfilter socket to be had.
@@ -170,17 +169,6 @@ impl NftablesFirewall {
     /// All tables anew in one transaction, going on with the counters of the old ones.
     fn replace(&mut self, wanted: &[Table], now: UnixTime) -> Result<(), NetlinkError> {
         let flags = self.flags();
-        match self.try_replace(wanted, flags, now) {
-            Err(error) if flags != 0 && unsupported_ownership(&error) => {
-                self.try_replace(wanted, 0, now)?;
-                self.ownership = TableOwnership::Off;
-                Ok(())
-            }
-            result => result,
-        }
-    }
-
-    fn try_replace(&mut self, wanted: &[Table], flags: u32, now: UnixTime) -> Result<(), NetlinkError> {
         let mut operations = Vec::new();
         for family in FAMILIES {
             let present = self.present(family)?;
@@ -245,24 +233,8 @@ impl NftablesFirewall {
         names.iter().filter(coverable).cloned().collect()
     }
 
-    /// What the policy we were given last looks like now: elements that ended by themselves are not missed.
-    fn wanted(&self) -> Option<Vec<Table>> {
-        self.written.clone()
-    }
-}
-
-/// Old kernels refuse the flags with one of these (`nf_tables_newtable`: EOPNOTSUPP; before 5.12 EINVAL).
-fn unsupported_ownership(error: &NetlinkError) -> bool {
-    matches!(error.refusal(), Some(code) if code == libc::EOPNOTSUPP || code == libc::EINVAL)
-}
-
-fn kernel(source: NetlinkError) -> FirewallError {
-    FirewallError::Kernel { table: TABLE, source }
-}
-
-impl Firewall for NftablesFirewall {
-    fn enforce(&mut self, policy: &Policy, now: UnixTime) -> Result<(), FirewallError> {
-        policy.check()?;
+    /// Makes the policy the whole of what the kernel holds, as far as the kernel is known to be able to.
+    fn write(&mut self, policy: &Policy, now: UnixTime) -> Result<(), FirewallError> {
         let (mut possible, lacking) = self.possible(policy);
         let interfaces = possible.lan.interfaces;
         let covered = self.coverable(&interfaces);
@@ -283,6 +255,33 @@ impl Firewall for NftablesFirewall {
         self.policy = policy.clone();
         self.lacking = lacking.as_ref().map(ToString::to_string);
         lacking.map_or(Ok(()), Err)
+    }
+
+    /// What the policy we were given last looks like now: elements that ended by themselves are not missed.
+    fn wanted(&self) -> Option<Vec<Table>> {
+        self.written.clone()
+    }
+}
+
+fn kernel(source: NetlinkError) -> FirewallError {
+    FirewallError::Kernel { table: TABLE, source }
+}
+
+impl Firewall for NftablesFirewall {
+    fn enforce(&mut self, policy: &Policy, now: UnixTime) -> Result<(), FirewallError> {
+        policy.check()?;
+        let written = self.write(policy, now);
+        let Err(FirewallError::Kernel { source, .. }) = &written else {
+            return written;
+        };
+        // A kernel that is not able to, or one that only will not?
+        match source.refusal().map(|_| probe::over(&mut self.netlink)) {
+            Some(Ok(lacks)) if lacks != self.lacks => {
+                self.lacks = lacks;
+                self.write(policy, now)
+            }
+            _ => written,
+        }
     }
 
     fn enforced(&mut self) -> Result<Option<Enforced>, FirewallError> {

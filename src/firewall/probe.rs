@@ -101,7 +101,12 @@ impl fmt::Display for Feature {
 /// # Errors
 /// The socket failed; what the kernel refuses is the result, not an error.
 pub fn probe() -> Result<Vec<Lack>, NetlinkError> {
-    let mut netlink = Socket::open(Protocol::Netfilter)?;
+    over(&mut Socket::open(Protocol::Netfilter)?)
+}
+
+/// As [`probe`], in the network namespace of the socket. Takes some milliseconds a feature: after each the kernel waits
+/// until no core can see the rules it has just thrown away.
+pub(crate) fn over(netlink: &mut Socket) -> Result<Vec<Lack>, NetlinkError> {
     let mut lacks = Vec::new();
     for feature in Feature::ALL {
         let (table, flags) = table_for(feature);
