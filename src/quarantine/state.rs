@@ -89,6 +89,19 @@ impl Quarantine {
         self.things.iter().filter_map(held).collect()
     }
 
+    /// The causes in force of one thing, if it has any.
+    #[must_use]
+    pub fn causes_of(&self, thing: &ThingName) -> Option<&BTreeMap<CauseKey, Cause>> {
+        let causes = &self.things.get(thing)?.causes;
+        (!causes.is_empty()).then_some(causes)
+    }
+
+    /// Whether no cause is in force for anybody.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.things.values().all(|state| state.causes.is_empty())
+    }
+
     /// The MAC addresses under which things are cut off already, for [`super::decide`].
     #[must_use]
     pub fn bound(&self) -> Bound {

@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::{Backend, Warden};
+use super::Warden;
+use super::backend::Backend;
 use crate::model::ThingName;
 use crate::quarantine::{Enforcement, Held, Verdict};
 
@@ -68,8 +69,7 @@ impl Warden {
     fn describe(&self, thing: &ThingName) -> Value {
         let causes: Vec<Value> = self
             .quarantine
-            .causes()
-            .get(thing)
+            .causes_of(thing)
             .into_iter()
             .flatten()
             .map(|(key, cause)| json!({"cause": key.to_string(), "detail": cause}))
