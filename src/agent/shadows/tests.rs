@@ -316,7 +316,13 @@ fn more_documents_than_streams_share_wildcards_and_are_read_again_after_the_chan
     )));
     bench.read_everything_named();
     bench.shadows.set_things(&many(MOST_EXACT / 2 + 1));
-    let wild: Vec<String> = bench.shadows.filters().iter().cloned().map(|(_, filter)| filter).collect();
+    let wild: Vec<String> = bench
+        .shadows
+        .filters()
+        .iter()
+        .cloned()
+        .map(|(_, filter)| filter)
+        .collect();
     assert_eq!(
         wild,
         [
