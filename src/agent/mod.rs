@@ -174,6 +174,10 @@ pub async fn run<C: Clock>(parts: Parts<C>, stop: impl Future<Output = ()>) -> E
         if agent.is_done() {
             break Ended::Stopped;
         }
+        // whoever asks is answered in this turn, however much else there is to do
+        while let Ok(asked) = questions.try_recv() {
+            agent.answer(asked);
+        }
         // While events keep coming this loop never waits, and whoever reads the control socket would not be heard.
         tokio::task::yield_now().await;
         agent.keep_quarantine();

@@ -83,6 +83,7 @@ impl Quarantine {
             since: self.clock.latest(),
             until: lasts.map(|lasts| UnixTime(self.clock.time().0.saturating_add(millis(lasts)))),
             reason: None,
+            who: None,
             violation_id: Some(violation_id),
             release_when_cleared,
         };

@@ -161,6 +161,7 @@ impl Quarantine {
                     since: written.unwrap_or(document_time),
                     until,
                     reason,
+                    who: None,
                     violation_id: None,
                     release_when_cleared: false,
                 };

@@ -74,6 +74,8 @@ pub struct Warden {
     decision: Decision,
     policy: Policy,
     enforced: BTreeMap<ThingName, Enforced>,
+    /// When the counters of dropped packets were read within a burst of decisions.
+    counted_at: Option<Monotonic>,
     reporter: StatusReporter,
     readings: BTreeMap<Place, ShadowReading>,
     /// Things whose documents are to be answered once they are read.
@@ -121,6 +123,7 @@ impl Warden {
             decision: Decision::new(),
             policy: Policy::default(),
             enforced: BTreeMap::new(),
+            counted_at: None,
             reporter: StatusReporter::default(),
             readings: BTreeMap::new(),
             to_tell: BTreeSet::new(),
