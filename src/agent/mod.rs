@@ -34,8 +34,8 @@ use crate::firewall::Change;
 use crate::greengrass::link::{Command, NucleusEvent, NucleusEvents, NucleusLink, Stopped, Token};
 use crate::greengrass::{ComponentState, Destination, NucleusError, NucleusKind};
 use crate::model::{Monotonic, ThingName};
-use crate::sandbox::Held;
 use crate::quarantine::Now;
+use crate::sandbox::Held;
 
 pub use reload::{LAST_GOOD, keep as keep_configuration, remember as remember_configuration};
 

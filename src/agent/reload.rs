@@ -77,7 +77,11 @@ impl Reload {
         if !self.restart_needed.is_empty() {
             tracing::warn!(keys = ?self.restart_needed, "these changes take effect at the next start of the component");
         }
-        let lacking = self.privileges.as_ref().map(|held| held.lacking(&new)).unwrap_or_default();
+        let lacking = self
+            .privileges
+            .as_ref()
+            .map(|held| held.lacking(&new))
+            .unwrap_or_default();
         if !lacking.is_empty() {
             tracing::warn!(
                 ?lacking,

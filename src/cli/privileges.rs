@@ -28,7 +28,12 @@ pub fn give_up(
     };
     surroundings.read.push(PathBuf::from(RESOLV_CONF));
     if let Ok(target) = Path::new(RESOLV_CONF).canonicalize() {
-        surroundings.read.extend(target.parent().filter(|folder| *folder != Path::new("/etc")).map(Path::to_owned));
+        surroundings.read.extend(
+            target
+                .parent()
+                .filter(|folder| *folder != Path::new("/etc"))
+                .map(Path::to_owned),
+        );
     }
     if config.is_some_and(|config| config.quarantine.boot_unit) {
         surroundings.written.push(PathBuf::from(boot_unit::UNIT_DIR));
@@ -37,7 +42,10 @@ pub fn give_up(
     let held = Held::enter(needs, surroundings);
     match held.sandbox() {
         Ok(sandbox) => tracing::info!(kept = %sandbox, "privileges given up"),
-        Err(error) => tracing::warn!(error, "not all privileges could be given up; the agent runs with what it has"),
+        Err(error) => tracing::warn!(
+            error,
+            "not all privileges could be given up; the agent runs with what it has"
+        ),
     }
     Ok(held)
 }

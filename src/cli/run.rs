@@ -153,7 +153,11 @@ fn begin_standalone(dir: &Path, arguments: &args::Run, clock: SystemClock) -> an
     let included = include_dir();
     let beside = arguments.config.as_deref().and_then(Path::parent).map(|folder| {
         // a bare file name has the empty path for a parent
-        if folder.as_os_str().is_empty() { Path::new(".") } else { folder }
+        if folder.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            folder
+        }
     });
     let read: Vec<&Path> = beside.into_iter().chain([included.as_path()]).collect();
     let held = privileges::give_up(Some(&config), &[dir, &state_dir], &read, None)?;
@@ -208,7 +212,12 @@ fn begin_greengrass(arguments: &args::Run, clock: &SystemClock) -> anyhow::Resul
         .map_or_else(|| PathBuf::from(SYSTEM_SOCKET), |dir| dir.join("control.sock"));
     let folders = [Some(state_dir.as_path()), last_good.parent(), socket.parent()];
     let folders: Vec<&Path> = folders.into_iter().flatten().collect();
-    let held = privileges::give_up(known.as_ref(), &folders, &[&include_dir()], sdk::socket_path().as_deref())?;
+    let held = privileges::give_up(
+        known.as_ref(),
+        &folders,
+        &[&include_dir()],
+        sdk::socket_path().as_deref(),
+    )?;
     let (mut warden, sample, alone) = enforce_stored(&before, &named, &state_dir, clock)?;
     let (link, mut events) = NucleusLink::spawn(|incoming| {
         SdkNucleus::connect(incoming).map(|nucleus| Box::new(nucleus) as Box<dyn Nucleus>)

@@ -58,5 +58,9 @@ fn rights(access: Access, folder: bool) -> BitFlags<AccessFs> {
                 | AccessFs::Refer
         }
     };
-    if folder { all } else { all & AccessFs::from_file(WRITTEN_FOR) }
+    if folder {
+        all
+    } else {
+        all & AccessFs::from_file(WRITTEN_FOR)
+    }
 }

@@ -43,7 +43,11 @@ impl fmt::Display for Sandbox {
         write!(
             f,
             "capabilities {}; files {}",
-            if names.is_empty() { "none".to_owned() } else { names.join(", ") },
+            if names.is_empty() {
+                "none".to_owned()
+            } else {
+                names.join(", ")
+            },
             match self.files {
                 Files::Restricted => "restricted to what is needed",
                 Files::Partly => "restricted as far as this kernel can",
