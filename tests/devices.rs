@@ -380,6 +380,7 @@ fn a_refused_connection_is_an_unanswered_attempt() {
 }
 
 #[test]
+#[allow(clippy::disallowed_methods, reason = "the deadline of a test")]
 fn events_lost_are_told() {
     with_device(|inside| {
         run(
