@@ -23,8 +23,8 @@ use edge_warden::collect::conntrack::{
 };
 use edge_warden::collect::neighbours::{self, Neighbour, NeighbourEvent, NeighbourState, NeighbourWatch};
 use edge_warden::devices::leases::{LeaseFormat, LeaseRule, parse};
-use edge_warden::devices::{Now, Observation, Registry};
-use edge_warden::model::{MacAddress, Monotonic, ThingName, UnixTime};
+use edge_warden::devices::{Observation, Registry};
+use edge_warden::model::{MacAddress, Monotonic, Now, ThingName, UnixTime};
 use nix::sched::{CloneFlags, setns, unshare};
 
 #[test]
@@ -477,7 +477,7 @@ fn random_macs_cost_a_fixed_amount_of_memory() {
         return;
     }
     let now = |seconds: u64| Now {
-        unix: UnixTime::from_seconds(seconds),
+        wall: UnixTime::from_seconds(seconds),
         monotonic: Monotonic(Duration::from_secs(seconds)),
     };
     let mut registry = Registry::new();

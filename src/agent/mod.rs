@@ -29,12 +29,10 @@ use tokio::task::JoinHandle;
 use crate::collect::HostSample;
 use crate::config::{Config, LogLevel, Mode};
 use crate::control::{Answer, Asked};
-use crate::devices;
 use crate::firewall::Change;
 use crate::greengrass::link::{Command, NucleusEvent, NucleusEvents, NucleusLink, Stopped, Token};
 use crate::greengrass::{ComponentState, Destination, NucleusError, NucleusKind};
-use crate::model::{Monotonic, ThingName};
-use crate::quarantine::Now;
+use crate::model::{Monotonic, Now, ThingName};
 
 pub use reload::{LAST_GOOD, keep as keep_configuration, remember as remember_configuration};
 
@@ -172,8 +170,8 @@ pub async fn run<C: Clock>(parts: Parts<C>, stop: impl Future<Output = ()>) -> E
         ..
     } = parts;
     let now = clock.monotonic();
-    let both = devices::Now {
-        unix: clock.wall(),
+    let both = Now {
+        wall: clock.wall(),
         monotonic: now,
     };
     let site = Site::new(&parts.config, parts.core.clone(), site_source.tallies(), both);
@@ -234,7 +232,7 @@ pub async fn run<C: Clock>(parts: Parts<C>, stop: impl Future<Output = ()>) -> E
         tokio::task::yield_now().await;
         agent.keep_quarantine();
         agent.keep_subscriptions();
-        let both = agent.site_now();
+        let both = agent.now();
         agent.site.turn(both);
         agent.site.keep_watches(&mut watches, both.monotonic);
         agent.follow_site();
@@ -263,7 +261,7 @@ pub async fn run<C: Clock>(parts: Parts<C>, stop: impl Future<Output = ()>) -> E
                 measuring = None;
                 agent.measured(sample);
             }
-            news = watches.news() => agent.site.news(news, agent.site_now()),
+            news = watches.news() => agent.site.news(news, agent.now()),
             changes = tables.changes() => agent.site.tables_changed(&changes),
             () = tokio::time::sleep(nap) => {}
         }
@@ -333,7 +331,7 @@ impl<C: Clock> Agent<C> {
         let mut instruments = self.instruments.take()?;
         self.next_sample = now.after(self.sample_interval());
         self.sampled_at = Some(now);
-        let ask = self.site.ask(flows, self.site_now());
+        let ask = self.site.ask(flows, self.now());
         for question in &mut self.report_questions {
             question.measuring = true;
         }
@@ -355,13 +353,6 @@ impl<C: Clock> Agent<C> {
         sampled && self.site.flows_fresh(interval, now)
     }
 
-    fn site_now(&self) -> devices::Now {
-        devices::Now {
-            unix: self.clock.wall(),
-            monotonic: self.clock.monotonic(),
-        }
-    }
-
     /// Lets the reports know which things there are.
     fn follow_site(&mut self) {
         let now = self.clock.monotonic();
@@ -378,7 +369,7 @@ impl<C: Clock> Agent<C> {
         self.samples += 1;
         self.reporting.observe(&sample);
         self.warden.look_around(&sample, &self.config);
-        let both = self.site_now();
+        let both = self.now();
         self.site.observe(&sample, site_sample, both);
         self.ports_may_differ = true;
         self.sample = sample;
@@ -446,7 +437,7 @@ impl<C: Clock> Agent<C> {
             }
             NucleusEvent::Subscribed { token, result } => self.subscriptions.subscribed(token, result, now),
             NucleusEvent::Message { from, topic, payload } => {
-                if self.site.message(from, &topic, &payload, self.site_now()) {
+                if self.site.message(from, &topic, &payload, both) {
                     return;
                 }
                 if let Some(heard) = self.shadows.message(from, &topic, &payload, now) {
@@ -468,7 +459,7 @@ impl<C: Clock> Agent<C> {
                     if self.mode == Mode::Greengrass {
                         self.warden.keep_boot_unit(&config);
                     }
-                    self.site.reconfigure(&config, self.site_now());
+                    self.site.reconfigure(&config, both);
                     self.next_sample = now;
                     self.config = config;
                     reload::keep(&self.state_dir, &self.config);

@@ -6,8 +6,7 @@ use super::Agent;
 use super::clock::Clock;
 use super::shadows::Heard;
 use crate::greengrass::link::Command;
-use crate::model::ThingName;
-use crate::quarantine::Now;
+use crate::model::{Now, ThingName};
 
 impl<C: Clock> Agent<C> {
     pub(super) fn keep_subscriptions(&mut self) {

@@ -1,10 +1,10 @@
 //! What alarms of security profiles may do, and how many of them.
 
 use super::cause::{Cause, CauseKey};
-use super::event::{Effect, Now};
+use super::event::Effect;
 use super::state::{MOST_THINGS, Quarantine};
 use super::stored::ThingState;
-use crate::model::ThingName;
+use crate::model::{Now, ThingName};
 
 /// The window of the cap, milliseconds.
 const HOUR: u64 = 3_600_000;

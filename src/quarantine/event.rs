@@ -6,16 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::cause::{Posture, ShadowRef};
 use super::shadow::ShadowReading;
-use crate::model::{MacAddress, Monotonic, ThingName, UnixTime};
-
-/// Both clocks at one instant. Expiry needs both to agree, so a wall clock that jumps ahead releases nobody early.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Now {
-    /// Never goes back.
-    pub monotonic: Monotonic,
-    /// May jump.
-    pub wall: UnixTime,
-}
+use crate::model::{MacAddress, ThingName, UnixTime};
 
 /// Something that may change who is quarantined.
 #[derive(Debug, Clone, PartialEq)]

@@ -173,8 +173,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::devices::{ConfiguredDevice, Now, Observation, Registry};
-    use crate::model::UnixTime;
+    use crate::devices::{ConfiguredDevice, Observation, Registry};
+    use crate::model::{Now, UnixTime};
 
     const MAC: MacAddress = MacAddress([2, 0, 0, 0, 0, 1]);
     const OTHER: MacAddress = MacAddress([2, 0, 0, 0, 0, 2]);
@@ -186,7 +186,7 @@ mod tests {
     fn table(devices: &[(&str, &[MacAddress])]) -> Registry {
         let mut registry = Registry::new();
         let now = Now {
-            unix: UnixTime(1),
+            wall: UnixTime(1),
             monotonic: at(1),
         };
         let devices = devices

@@ -26,11 +26,11 @@ use std::time::Duration;
 use crate::collect::HostSample;
 use crate::collect::conntrack::Usage;
 use crate::config::{AutoOr, Config, InterfaceName, LeaseFile, UnknownDevices};
-use crate::devices::{ConfiguredDevice, Now, Observation, Registration, Registry, Source, What};
+use crate::devices::{ConfiguredDevice, Observation, Registration, Registry, Source, What};
 use crate::firewall::{self, Change};
 use crate::greengrass::Destination;
 use crate::greengrass::topic;
-use crate::model::{Connection, Counters, MacAddress, Missing, Monotonic, Reason, ThingName, ThingReading};
+use crate::model::{Connection, Counters, MacAddress, Missing, Monotonic, Now, Reason, ThingName, ThingReading};
 use crate::quarantine;
 
 use lan::LanView;

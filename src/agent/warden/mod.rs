@@ -16,9 +16,9 @@ use std::time::Duration;
 use crate::collect::HostSample;
 use crate::config::{Config, Enforcement as ConfiguredEnforcement, TableOwnership as ConfiguredOwnership};
 use crate::firewall::{Change, Dropped, Firewall, Lan, NftablesFirewall, ObserveOnly, Policy, TableOwnership};
-use crate::model::{MacAddress, Monotonic, ThingName, UnixTime};
+use crate::model::{MacAddress, Monotonic, Now, ThingName, UnixTime};
 use crate::quarantine::{
-    AuditLog, Decision, Effect, Enforced, Enforcement, Event, Held, Identity, Now, Posture, Quarantine, Rails, Refusal,
+    AuditLog, Decision, Effect, Enforced, Enforcement, Event, Held, Identity, Posture, Quarantine, Rails, Refusal,
     ShadowReading, Standing, StatusReporter, Store, StoreError, Stored, Verdict, decide,
 };
 
