@@ -300,7 +300,7 @@ fn a_real_connection_is_seen_by_both_sources_and_by_events() {
         }));
         let mut connections = Connections::default();
         table(|flow| connections.add(flow, lookup)).unwrap();
-        assert_eq!(connections.of(&cam).unwrap().answered_tcp, BTreeSet::from([port]));
+        assert_eq!(connections.of(&cam).unwrap().answered_tcp, [port].into_iter().collect());
         drop((out, done));
 
         run("conntrack -F 2>/dev/null");
@@ -321,7 +321,7 @@ fn a_real_connection_is_seen_by_both_sources_and_by_events() {
         );
         let seen = short.of(&cam).unwrap();
         assert!(seen.begun >= 2 && seen.destinations.count() == 1, "{seen:?}");
-        assert!(seen.answered_tcp.contains(&port));
+        assert!(seen.answered_tcp.contains(port));
         drop(connection);
     });
 }

@@ -136,8 +136,11 @@ fn print_document(out: &mut impl Write, thing: &ThingName, document: &Value) -> 
             let remote = connection.get("remote_addr").and_then(Value::as_str).unwrap_or("-");
             writeln!(out, "  :{port} <-> {}", printable(remote))?;
         }
-        if connections.len() > SHOWN {
-            writeln!(out, "  and {} more (--format json has all)", connections.len() - SHOWN)?;
+        let more = report
+            .established_total()
+            .saturating_sub(connections.len().min(SHOWN) as u64);
+        if more > 0 {
+            writeln!(out, "  and {more} more (--format json lists {})", connections.len())?;
         }
     }
     Ok(())
@@ -218,7 +221,7 @@ fn print_table(report: &Report, reading: &ThingReading, seconds: u64) -> anyhow:
     }
     if let Some(connections) = report.established() {
         writeln!(out)?;
-        writeln!(out, "ESTABLISHED TCP  {}", connections.len())?;
+        writeln!(out, "ESTABLISHED TCP  {}", report.established_total())?;
         let mut rows = plain_table();
         for connection in connections.iter().take(SHOWN) {
             let interface = connection
@@ -235,8 +238,11 @@ fn print_table(report: &Report, reading: &ThingReading, seconds: u64) -> anyhow:
         if !connections.is_empty() {
             writeln!(out, "{rows}")?;
         }
-        if connections.len() > SHOWN {
-            writeln!(out, "  and {} more (--format json has all)", connections.len() - SHOWN)?;
+        let more = report
+            .established_total()
+            .saturating_sub(connections.len().min(SHOWN) as u64);
+        if more > 0 {
+            writeln!(out, "  and {more} more (--format json lists {})", connections.len())?;
         }
     }
     for (block, why) in missing(reading) {

@@ -33,7 +33,7 @@ impl Site {
             row.insert(
                 "connections".to_owned(),
                 json!({
-                    "established": count(reading.established.map(|list| list.len())),
+                    "established": reading.established_total().map_or_else(|missing| json!(missing.to_string()), |n| json!(n)),
                     "listeningTcp": count(reading.listening_tcp.map(|list| list.len())),
                     "listeningUdp": count(reading.listening_udp.map(|list| list.len())),
                     "sinceLastReport": {
