@@ -120,7 +120,8 @@ fn print_document(out: &mut impl Write, thing: &ThingName, document: &Value) -> 
             .iter()
             .map(|port| number(port.get("port")).replace(' ', ""))
             .collect();
-        writeln!(out, "\n{title}  {}  {}", listed.len(), listed.join(" "))?;
+        let total = number(at(&format!("/metrics/listening_{block}_ports/total")));
+        writeln!(out, "\n{title}  {total}  {}", listed.join(" "))?;
     }
     let established = "/metrics/tcp_connections/established_connections";
     if let Some(connections) = at(&format!("{established}/connections")).and_then(Value::as_array) {
@@ -136,8 +137,9 @@ fn print_document(out: &mut impl Write, thing: &ThingName, document: &Value) -> 
             let remote = connection.get("remote_addr").and_then(Value::as_str).unwrap_or("-");
             writeln!(out, "  :{port} <-> {}", printable(remote))?;
         }
-        let more = report
-            .established_total()
+        let total = at(&format!("{established}/total")).and_then(Value::as_u64);
+        let more = total
+            .unwrap_or_default()
             .saturating_sub(connections.len().min(SHOWN) as u64);
         if more > 0 {
             writeln!(out, "  and {more} more (--format json lists {})", connections.len())?;

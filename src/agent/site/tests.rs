@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use super::source::{FlowTable, NeighbourTables};
+use super::source::{FlowTable, NeighbourTables, SiteAsk, SiteSample};
 use super::*;
 use crate::collect::conntrack::{Endpoints, Flow, FlowEvent, TcpState, Transport};
 use crate::collect::neighbours::{Neighbour, NeighbourState};
-use crate::collect::{Interface, InterfaceAddress, Socket, SocketState, SocketTable};
-use crate::firewall::Traffic;
+use crate::collect::{HostSample, Interface, InterfaceAddress, Socket, SocketState, SocketTable};
+use crate::firewall::{Change, Traffic};
+use crate::greengrass::Destination;
 use crate::model::{MacAddress, Now, UnixTime};
 
 const GATEWAY: MacAddress = MacAddress([2, 0, 0, 0, 0, 0xfe]);
