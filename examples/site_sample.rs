@@ -70,6 +70,7 @@ fn measure(devices: u32, flows: u32) {
     let mut site = KernelSite::new("/proc");
     let mut host = HostCollector::new(HostPaths::default());
     let ask = |flows| SiteAsk {
+        ownership: edge_warden::firewall::TableOwnership::Auto,
         lan: AutoOr::Auto,
         macs: macs.clone(),
         distrust: false,

@@ -42,6 +42,7 @@ pub(super) struct Meters {
     counted: BTreeMap<MacAddress, Counted>,
     lives: u64,
     state: Measured<()>,
+    generation: Option<u64>,
     begun: BTreeSet<ThingName>,
 }
 
@@ -52,6 +53,7 @@ impl Meters {
             counted: BTreeMap::new(),
             lives: 0,
             state: Err(Missing::new(SOURCE, Reason::NotCollected, "not counted yet")),
+            generation: None,
             begun: BTreeSet::new(),
         }
     }
@@ -106,6 +108,7 @@ impl Meters {
             }
         };
         self.state = Ok(());
+        self.generation = Some(traffic.generation);
         let mut raw: BTreeMap<&ThingName, BTreeMap<String, Counters>> =
             self.things.keys().map(|thing| (thing, BTreeMap::new())).collect();
         for (mac, counted) in &self.counted {
@@ -160,6 +163,11 @@ impl Meters {
     /// Why nothing is counted, if so.
     pub(super) fn state(&self) -> Measured<()> {
         self.state.clone()
+    }
+
+    /// Which life of the kernel's counters was read last: one more each time they started over.
+    pub(super) fn generation(&self) -> Option<u64> {
+        self.generation
     }
 
     /// Things whose meter began since the last call.

@@ -58,6 +58,7 @@ impl Site {
                 AutoOr::Is(Vec::new())
             },
             macs,
+            ownership: self.settings.ownership,
             distrust: std::mem::take(&mut self.tables_touched),
             neighbours,
             flows: flows.then_some(identities),

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use crate::config::{AutoOr, Config, InterfaceName, LeaseFile, UnknownDevices};
+use crate::config::{self, AutoOr, Config, InterfaceName, LeaseFile, UnknownDevices};
 use crate::devices::ConfiguredDevice;
+use crate::firewall::TableOwnership;
 
 /// The keys, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,6 +15,7 @@ pub(super) struct Settings {
     pub(super) registration: bool,
     pub(super) unknown_devices: UnknownDevices,
     pub(super) broker_ports: BTreeSet<u16>,
+    pub(super) ownership: TableOwnership,
 }
 
 impl Settings {
@@ -30,6 +32,10 @@ impl Settings {
             leases: config.discovery.leases.clone(),
             registration: config.discovery.registration,
             unknown_devices: config.discovery.unknown_devices,
+            ownership: match config.quarantine.table_ownership {
+                config::TableOwnership::Auto => TableOwnership::Auto,
+                config::TableOwnership::Off => TableOwnership::Off,
+            },
             broker_ports: config.quarantine.broker_ports.iter().map(|port| port.get()).collect(),
         }
     }

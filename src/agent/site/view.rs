@@ -79,6 +79,7 @@ impl Site {
             "unknownDevices": table.unknown().len(),
             "moreUnknownDevices": table.more_unknown(),
             "registrations": {"taken": self.registered, "refused": self.refused, "lastRefused": self.refusals},
+            "accounting": {"generation": self.meters.generation()},
             "tracking": tracking,
             "trackedFlows": self.usage.map(|usage| json!({"count": usage.count, "max": usage.max, "full": usage.is_full()})),
             "lostFlowEvents": self.tallies.lost(),
