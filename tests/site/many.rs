@@ -23,11 +23,11 @@ fn a_thousand_things_that_were_never_seen_report_nothing_or_zero() {
         }
     };
     let config = json!({
-        "sampleSeconds": 1,
+        "sampleSeconds": 5,
         // one report about every third of a second
         "report": {"intervalSeconds": 300},
         "devices": (0..THINGS).map(device).collect::<Vec<_>>(),
-        "quarantine": {"enforcement": "observe"},
+        "quarantine": {"enforcement": "observe", "shadow": {"classic": false, "named": ""}},
     });
     let agent = Agent::start(&site, &config);
     let counted = until(DEADLINE, || !agent.thing("ghost-001")["traffic"].is_null());

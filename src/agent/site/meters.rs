@@ -25,6 +25,8 @@ struct Meter {
     /// Taken in since the last sample, which may be longer ago than one interval.
     at: Option<Monotonic>,
     rates: Option<Rates>,
+    /// One of its MAC addresses is being counted.
+    counted: bool,
 }
 
 /// Whose a counter is, and which life of it.
@@ -61,6 +63,7 @@ impl Meters {
     /// Decides what the next sample counts: every MAC address that is one thing's. To be called once before each sample.
     pub(super) fn count(&mut self, identities: &IdentityTable) -> BTreeSet<MacAddress> {
         let mut counted = BTreeMap::new();
+        self.things.values_mut().for_each(|meter| meter.counted = false);
         for identity in identities.things() {
             let own = identity.macs.iter().map(|bound| bound.mac);
             for mac in own.filter(|mac| identities.thing_of_mac(*mac) == Some(&identity.thing)) {
@@ -83,8 +86,10 @@ impl Meters {
                         totals: Counters::default(),
                         at: None,
                         rates: None,
+                        counted: false,
                     }
                 });
+                meter.counted = true;
                 if before.is_some_and(|before| before.thing != thing) {
                     // What was counted so far was another thing's.
                     meter.ledger.rebase();
@@ -145,8 +150,11 @@ impl Meters {
     /// A thing's totals since its meter began.
     pub(super) fn of(&self, thing: &ThingName) -> Measured<Counters> {
         self.state.clone()?;
-        let counted = self.counted.values().any(|counted| counted.thing == *thing);
-        match self.things.get(thing).filter(|meter| counted && meter.at.is_some()) {
+        match self
+            .things
+            .get(thing)
+            .filter(|meter| meter.counted && meter.at.is_some())
+        {
             Some(meter) => Ok(meter.totals),
             None => Err(Missing::new(
                 SOURCE,
