@@ -3,17 +3,14 @@
 use std::io::Write;
 
 use edge_warden::agent::clock::{Clock, SystemClock};
-use edge_warden::control::{Request, ask, socket_path};
+use edge_warden::control::{Request, ask};
 use serde_json::Value;
 
 use super::{Exit, args, grouped, plain_table, printable};
 
 /// Ask and print.
 pub fn run(arguments: &args::Devices) -> anyhow::Result<Exit> {
-    let devices = ask(
-        &socket_path(arguments.standalone.as_deref().or(arguments.state_dir.as_deref())),
-        &Request::Devices,
-    )?;
+    let devices = ask(&arguments.place.socket(), &Request::Devices)?;
     let mut out = std::io::stdout().lock();
     if arguments.json {
         serde_json::to_writer_pretty(&mut out, &devices)?;

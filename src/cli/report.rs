@@ -10,7 +10,7 @@ use comfy_table::CellAlignment;
 use edge_warden::agent::clock::{Clock, SystemClock};
 use edge_warden::agent::host::{HostMeter, HostSource};
 use edge_warden::collect::{HostCollector, HostPaths, InterfaceSelection};
-use edge_warden::control::{ReportEncoding, ReportTags, Request, ask, socket_path};
+use edge_warden::control::{ReportEncoding, ReportTags, Request, ask};
 use edge_warden::model::{Missing, ThingName, ThingReading};
 use edge_warden::report::{Format, Names, Report, encode, next_report_id};
 use serde_json::Value;
@@ -73,10 +73,7 @@ fn of_thing(thing: &ThingName, arguments: &args::Report) -> anyhow::Result<Exit>
             (_, TagNames::Short) => ReportTags::Short,
         },
     };
-    let answer = ask(
-        &socket_path(arguments.standalone.as_deref().or(arguments.state_dir.as_deref())),
-        &request,
-    )?;
+    let answer = ask(&arguments.place.socket(), &request)?;
     let payload = answer.get("payload").and_then(Value::as_str).unwrap_or_default();
     let payload = STANDARD.decode(payload).context("the agent's answer is not a report")?;
     let mut out = std::io::stdout().lock();
