@@ -9,7 +9,6 @@ use super::clock::Clock;
 use super::host::HostSource;
 use super::site::source::{SiteSample, SiteSource};
 use crate::collect::HostSample;
-use crate::devices;
 use crate::greengrass::link::Command;
 use crate::greengrass::{Destination, NucleusError};
 use crate::model::Monotonic;
@@ -42,7 +41,7 @@ impl<C: Clock> Agent<C> {
         let mut instruments = self.instruments.take()?;
         self.next_sample = now.after(self.sample_interval());
         self.sampled_at = Some(now);
-        let ask = self.site.ask(flows, self.site_now());
+        let ask = self.site.ask(flows, self.now());
         for question in &mut self.report_questions {
             question.measuring = true;
         }
@@ -64,13 +63,6 @@ impl<C: Clock> Agent<C> {
         sampled && self.site.flows_fresh(interval, now)
     }
 
-    pub(super) fn site_now(&self) -> devices::Now {
-        devices::Now {
-            unix: self.clock.wall(),
-            monotonic: self.clock.monotonic(),
-        }
-    }
-
     /// Lets the reports know which things there are.
     pub(super) fn follow_site(&mut self) {
         let now = self.clock.monotonic();
@@ -88,7 +80,7 @@ impl<C: Clock> Agent<C> {
         self.reporting.observe(&sample);
         let now = self.now();
         self.warden.look_around(&sample, now);
-        let both = self.site_now();
+        let both = self.now();
         self.site.observe(&sample, site_sample, both);
         self.ports_may_differ = true;
         self.sample = sample;

@@ -31,12 +31,10 @@ use tokio::sync::oneshot;
 use crate::collect::HostSample;
 use crate::config::{Config, LogLevel, Mode};
 use crate::control::Answer;
-use crate::devices;
 use crate::firewall::Change;
 use crate::greengrass::link::{Command, NucleusLink, Stopped, Token};
 use crate::greengrass::{ComponentState, NucleusKind};
-use crate::model::{Monotonic, ThingName};
-use crate::quarantine::Now;
+use crate::model::{Monotonic, Now, ThingName};
 
 pub use parts::{Ended, Parts};
 pub use reload::{LAST_GOOD, keep as keep_configuration, remember as remember_configuration};
@@ -115,8 +113,8 @@ pub async fn run<C: Clock>(parts: Parts<C>, stop: impl Future<Output = ()>) -> E
         ..
     } = parts;
     let now = clock.monotonic();
-    let both = devices::Now {
-        unix: clock.wall(),
+    let both = Now {
+        wall: clock.wall(),
         monotonic: now,
     };
     let site = Site::new(&parts.config, parts.core.clone(), site_source.tallies(), both);
@@ -187,7 +185,7 @@ pub async fn run<C: Clock>(parts: Parts<C>, stop: impl Future<Output = ()>) -> E
         tokio::task::yield_now().await;
         agent.keep_quarantine();
         agent.keep_subscriptions();
-        let both = agent.site_now();
+        let both = agent.now();
         agent.site.turn(both);
         agent.site.keep_watches(&mut watches, both.monotonic);
         agent.follow_site();
@@ -216,7 +214,7 @@ pub async fn run<C: Clock>(parts: Parts<C>, stop: impl Future<Output = ()>) -> E
                 measuring = None;
                 agent.measured(sample);
             }
-            news = watches.news() => agent.site.news(news, agent.site_now()),
+            news = watches.news() => agent.site.news(news, agent.now()),
             changes = tables.changes() => agent.site.tables_changed(&changes),
             () = tokio::time::sleep(nap) => {}
         }

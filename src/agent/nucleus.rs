@@ -46,7 +46,7 @@ impl<C: Clock> Agent<C> {
             }
             NucleusEvent::Subscribed { token, result } => self.subscriptions.subscribed(token, result, now),
             NucleusEvent::Message { from, topic, payload } => {
-                if self.site.message(from, &topic, &payload, self.site_now()) {
+                if self.site.message(from, &topic, &payload, both) {
                     return;
                 }
                 if let Some(heard) = self.shadows.message(from, &topic, &payload, now) {
@@ -68,7 +68,7 @@ impl<C: Clock> Agent<C> {
                     if self.mode == Mode::Greengrass {
                         self.warden.keep_boot_unit(&config);
                     }
-                    self.site.reconfigure(&config, self.site_now());
+                    self.site.reconfigure(&config, both);
                     self.next_sample = now;
                     self.config = config;
                     reload::keep(&self.state_dir, &self.config);

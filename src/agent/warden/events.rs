@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use crate::agent::shadows::Place;
-use crate::model::ThingName;
-use crate::quarantine::{AuditEntry, Effect, Event, Now, ShadowReading};
+use crate::model::{Now, ThingName};
+use crate::quarantine::{AuditEntry, Effect, Event, ShadowReading};
 
 use super::Warden;
 use super::rules::{Counters, NOBODY};

@@ -25,9 +25,9 @@ use std::time::Duration;
 use crate::collect::HostSample;
 use crate::config::Config;
 use crate::firewall::{Lan, Policy};
-use crate::model::{MacAddress, Monotonic, ThingName};
+use crate::model::{MacAddress, Monotonic, Now, ThingName};
 use crate::quarantine::{
-    AuditLog, Decision, Enforced, Enforcement, Event, Identity, Now, Quarantine, ShadowReading, StatusReporter, Store,
+    AuditLog, Decision, Enforced, Enforcement, Event, Identity, Quarantine, ShadowReading, StatusReporter, Store,
     StoreError,
 };
 
