@@ -15,6 +15,8 @@ mod netlink;
 
 pub mod config;
 
+pub mod sandbox;
+
 pub mod collect;
 
 pub mod devices;
