@@ -31,8 +31,10 @@ run: package ## show this host's Device Defender report, then run the agent on t
 	@echo "Two reports were published and accepted; from target/standalone/published.jsonl:"
 	@grep /defender/ target/standalone/published.jsonl | cut -c 1-400
 
-demo:
-	@echo "make demo comes with a later release; 'make run' shows the agent on this host" >&2; exit 1
+demo: package ## a site in network namespaces, a device that goes rogue, its cut and release; ends with a page (root)
+	@scripts/setup.sh site
+	cargo build --example demo
+	scripts/as-root.sh env EDGE_WARDEN_BINARY=$(CURDIR)/$(PACKAGED) target/debug/examples/demo
 
 venv: setup ## the Python tools the tests check us against
 	@scripts/setup.sh venv

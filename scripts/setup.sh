@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what a fresh Debian or Ubuntu lacks, and nothing when everything is there.
-# Usage: setup.sh [build] [test] [venv]
+# Usage: setup.sh [build] [site] [test] [venv]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -61,15 +61,23 @@ setup_build() {
     install_rust
 }
 
-setup_test() {
+setup_site() { # what a site of network namespaces is made with
     local missing=()
     has nft || [ -x /usr/sbin/nft ] || missing+=(nftables)
     has ip || [ -x /sbin/ip ] || missing+=(iproute2)
-    has conntrack || [ -x /usr/sbin/conntrack ] || missing+=(conntrack)
     has ethtool || [ -x /sbin/ethtool ] || missing+=(ethtool)
+    has ping || missing+=(iputils-ping)
+    install_packages "${missing[@]}"
+}
+
+setup_test() {
+    setup_site
+    local missing=()
+    has conntrack || [ -x /usr/sbin/conntrack ] || missing+=(conntrack)
     has tcpdump || [ -x /usr/bin/tcpdump ] || missing+=(tcpdump)
     has dnsmasq || [ -x /usr/sbin/dnsmasq ] || missing+=(dnsmasq-base)
-    has ping || missing+=(iputils-ping)
+    # the demo's page is opened in a browser
+    has chromium || missing+=(chromium)
     install_packages "${missing[@]}"
 }
 
@@ -88,7 +96,7 @@ setup_venv() {
 
 for part in "${@:-build}"; do
     case $part in
-        build | test | venv) "setup_$part" ;;
-        *) say "unknown part $part (build, test, venv)" >&2; exit 2 ;;
+        build | site | test | venv) "setup_$part" ;;
+        *) say "unknown part $part (build, site, test, venv)" >&2; exit 2 ;;
     esac
 done
