@@ -60,7 +60,7 @@ struct Arguments {
     /// Where the page goes
     #[arg(long, value_name = "FILE", default_value = "target/demo/index.html")]
     page: PathBuf,
-    /// Shorter pauses: the same story in a third of the time
+    /// Shorter pauses: the same story, sooner
     #[arg(long)]
     brief: bool,
 }

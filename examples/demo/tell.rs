@@ -73,12 +73,12 @@ impl Tell {
         self.events.push(Event { at, who, text, command });
     }
 
-    /// Lets time pass for the devices' traffic; a third of it when the story is to be short.
+    /// Lets time pass for the devices' traffic; a sixth of it when the story is to be short.
     ///
     /// # Errors
     /// When the story is to end.
     pub(crate) fn pass(&self, time: Duration) -> anyhow::Result<()> {
-        let time = if self.brief { time / 3 } else { time };
+        let time = if self.brief { time / 6 } else { time };
         let end = Instant::now() + time;
         while Instant::now() < end {
             self.check()?;
