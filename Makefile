@@ -9,7 +9,7 @@ TARGET    := $(shell uname -m)-unknown-linux-gnu
 PACKAGED  := target/$(TARGET)/release/edge-warden
 PYTHON    := .venv/bin/python
 
-.PHONY: help setup venv build run demo test check bench package deploy-local clean
+.PHONY: help setup venv build run demo test check bench package package-all deploy-local clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -22,6 +22,10 @@ build: setup ## debug build
 
 package: setup ## the static release binary, laid out for a Greengrass deployment in greengrass-build/
 	./build.sh
+
+package-all: setup ## the same for every architecture: amd64, aarch64, arm
+	@scripts/setup.sh cross
+	./build.sh all
 
 run: package ## show this host's Device Defender report, then run the agent on the embedded stand-in (no AWS account)
 	$(PACKAGED) report --interval 2
@@ -45,10 +49,12 @@ check: setup ## format, lints, docs
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --quiet
 
 test: ## every test: lints, unit, golden, scenario, network namespaces (root), the packaged binary
-	@scripts/setup.sh build test venv
+	@scripts/setup.sh build cross test venv
 	$(MAKE) check
 	./build.sh
+	PROFILE=cross-test ./build.sh aarch64 arm
 	scripts/as-root.sh env EDGE_WARDEN_BINARY=$(CURDIR)/$(PACKAGED) cargo test
+	cargo test --test cross
 	$(PYTHON) tests/cross/cbor_check.py tests/golden/report
 
 bench: package ## benchmarks: criterion for the pure parts, whole-process ones for quarantine (root)

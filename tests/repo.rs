@@ -229,7 +229,7 @@ mod gdk {
         // no shell: a string with arguments would be looked up as one program name
         assert_eq!(
             strings(&component["build"]["custom_build_command"]),
-            ["bash", "build.sh"]
+            ["bash", "build.sh", "all"]
         );
         assert!(component["publish"]["bucket"].is_string());
         assert!(component["publish"]["region"].is_string());
