@@ -98,6 +98,8 @@ setup_test() {
     has dnsmasq || [ -x /usr/sbin/dnsmasq ] || missing+=(dnsmasq-base)
     # binaries for other architectures run in an emulator
     has qemu-aarch64-static && has qemu-arm-static || missing+=(qemu-user-static)
+    # compose.yaml is read by the program it is for
+    docker compose version >/dev/null 2>&1 || has docker-compose || missing+=(docker-compose)
     # the demo's page is opened in a browser
     has chromium || missing+=(chromium)
     install_packages "${missing[@]}"
