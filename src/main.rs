@@ -61,7 +61,8 @@ fn manual(verb: Option<&str>) -> anyhow::Result<Exit> {
         None => program,
         Some(verb) => {
             let found = program.find_subcommand(verb);
-            let found = found.ok_or_else(|| anyhow::anyhow!("there is no verb {verb}; `edge-warden help` lists them"))?;
+            let found =
+                found.ok_or_else(|| anyhow::anyhow!("there is no verb {verb}; `edge-warden help` lists them"))?;
             found.clone().display_name(format!("edge-warden {verb}"))
         }
     };

@@ -245,7 +245,9 @@ fn check_page(page: &Path, folder: &Path) {
         2,
         "two cuts in the picture"
     );
-    assert_eq!(dom.matches("<details class=\"shadow\"").count(), 4, "four shadows");
+    assert_eq!(dom.matches("<details class=\"shadow\"").count(), 2, "two shadows");
+    assert_eq!(dom.matches("<details class=\"violation\"").count(), 2, "two alarms");
+    assert!(dom.contains("NoListedAddress") && dom.contains("NoMassUpload"));
     assert!(dom.contains("\"enforced\": true") && dom.contains("\"enforced\": false"));
     // what was measured
     let number = |id: &str| {

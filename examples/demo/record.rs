@@ -56,6 +56,7 @@ pub(crate) enum Who {
     Site,
     Device,
     Rogue,
+    Alarm,
     Cloud,
     Warden,
     Operator,
@@ -90,11 +91,11 @@ pub(crate) struct Cut {
     pub(crate) demand: &'static str,
     /// When the device began to misbehave.
     pub(crate) rogue_at: f64,
-    /// When the demand was made: the shadow written, or the alarm seen.
+    /// When the demand was made: the shadow written, or the contact made.
     pub(crate) demanded_at: f64,
     /// When the last packet that still got through was sent.
     pub(crate) last_passed_at: f64,
-    /// When `reported.quarantineStatus.enforced` was seen to be true.
+    /// When the agent was first seen to say that the kernel holds the cut.
     pub(crate) enforced_at: f64,
     pub(crate) release_at: f64,
     /// When the first packet that got through again was sent.
@@ -105,8 +106,8 @@ pub(crate) struct Cut {
     pub(crate) leaked: u64,
     /// Packets the kernel counted as dropped, as the agent reports them.
     pub(crate) dropped: Option<u64>,
-    /// AWS's message about the alarm, if there was one.
-    pub(crate) violation: Option<Pretty>,
+    /// The message about the alarm, in AWS's form.
+    pub(crate) violation: Pretty,
 }
 
 /// A shadow at a moment.

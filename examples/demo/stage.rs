@@ -162,10 +162,9 @@ impl Stage {
         Ok(String::from_utf8(output.stdout)?.trim().to_owned())
     }
 
-    /// A classic or named shadow as stored; null while there is none.
-    pub(crate) fn document(&self, thing: &str, name: Option<&str>) -> Value {
-        let file = name.map_or_else(|| format!("{thing}.json"), |name| format!("{thing}.{name}.json"));
-        std::fs::read(self.dir().join("shadows").join(file))
+    /// The classic shadow as stored; null while there is none.
+    pub(crate) fn document(&self, thing: &str) -> Value {
+        std::fs::read(self.dir().join("shadows").join(format!("{thing}.json")))
             .ok()
             .and_then(|text| serde_json::from_slice(&text).ok())
             .unwrap_or(Value::Null)

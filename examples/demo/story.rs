@@ -17,6 +17,8 @@ use crate::traffic::{Counts, LISTED, Rogue, Traffic};
 const CAMERA: usize = 0;
 /// Who goes rogue later, behind a routed port.
 const READER: usize = 3;
+/// More packets than this in five minutes are a mass upload.
+const MOST_PACKETS: u64 = 3000;
 /// Who does nothing wrong all the time.
 const NEIGHBOURS: [usize; 2] = [1, 2];
 
@@ -47,6 +49,7 @@ pub(crate) fn play(tell: &mut Tell, binary: &Path) -> anyhow::Result<Record> {
         "sampleSeconds": 1,
         "report": {"intervalSeconds": 5},
         "devices": stage.known_devices(),
+        "detect": {"profiles": profiles()},
     });
     let start_seconds = stage.start_agent(&configuration)?.as_secs_f64();
     let binary_bytes = std::fs::metadata(binary)?.len();
@@ -105,6 +108,42 @@ pub(crate) fn play(tell: &mut Tell, binary: &Path) -> anyhow::Result<Record> {
     Ok(record)
 }
 
+/// AWS's own format. The camera is cut off at once by the gateway; about the reader only an event is sent.
+fn profiles() -> Value {
+    let limit = |operator: &str, value: Value| {
+        json!({
+            "comparisonOperator": operator,
+            "value": value,
+            "consecutiveDatapointsToAlarm": 1,
+            "consecutiveDatapointsToClear": 1,
+        })
+    };
+    let mut upload = limit("less-than", json!({"count": MOST_PACKETS}));
+    upload["durationSeconds"] = 300.into();
+    json!([
+        {
+            "profile": {
+                "securityProfileName": "ThreatList",
+                "behaviors": [{
+                    "name": "NoListedAddress",
+                    "metric": "aws:destination-ip-addresses",
+                    "criteria": limit("not-in-cidr-set", json!({"cidrs": ["198.51.100.0/24"]})),
+                }],
+            },
+            "targets": ["camera-*", "plc-*", "thermostat-*"],
+            "onAlarm": "quarantine",
+        },
+        {
+            "profile": {
+                "securityProfileName": "Volume",
+                "behaviors": [{"name": "NoMassUpload", "metric": "aws:all-packets-out", "criteria": upload}],
+            },
+            "targets": ["badge-*"],
+            "onAlarm": "report",
+        },
+    ])
+}
+
 fn mega(bytes: u64) -> f64 {
     // exact far beyond any size of a binary
     f64::from(u32::try_from(bytes / 1000).unwrap_or(u32::MAX)) / 1000.0
@@ -120,39 +159,49 @@ struct Play<'a> {
 }
 
 impl Play<'_> {
-    /// A device on the bridge is taken over.
+    /// A device on the bridge is taken over: the gateway itself notices, and acts.
     fn the_camera(&mut self) -> anyhow::Result<()> {
-        self.tell.part("4  camera-1 is taken over");
+        self.tell
+            .part("4  camera-1 is taken over: the gateway notices and acts by itself");
         let thing = self.thing(CAMERA);
-        let rogue_at = Instant::now();
-        let rogue = Rogue::take_over(&self.stage.site, self.counts, CAMERA, &NEIGHBOURS);
+        let began = Instant::now();
+        let mut rogue = Rogue::take_over(&self.stage.site, self.counts, CAMERA, &NEIGHBOURS);
         self.tell.event(
             Who::Rogue,
-            format!("{thing} floods the internet and plc-7, scans its neighbours' ports, talks to {LISTED}"),
+            format!("{thing} floods the internet and plc-7, and scans its neighbours for open ports"),
         );
         self.tell.pass(Duration::from_secs(3))?;
-        let desired = r#"{"quarantine": {"mode": "isolate", "reason": "flood and port scan"}}"#;
-        let demanded_at = Instant::now();
-        self.write_shadow(
-            thing,
-            Some("quarantine"),
-            desired,
-            "an operator asks for quarantine in the named shadow",
-        )?;
-        let enforced_at = self.await_enforced(thing, Some("quarantine"), &json!(true))?;
-        self.cut_told(thing, demanded_at, enforced_at);
-        let before = self.counts.stamped(CAMERA);
-        self.document(thing, Some("quarantine"), "while it is cut off");
-        self.tell.pass(Duration::from_secs(6))?;
-        let attempts = self.counts.stamped(CAMERA).saturating_sub(before);
-        let dropped = self.dropped(thing)?;
-        self.still_cut(thing, CAMERA, attempts, enforced_at);
+        let rogue_at = Instant::now();
+        rogue.call_home(&self.stage.site, CAMERA);
+        self.tell.event(
+            Who::Rogue,
+            format!("{thing} opens a connection to {LISTED}, which is on a threat list"),
+        );
+        let violation = self.await_alarm(thing)?;
+        let enforced_at = self.tell.wait(&format!("{thing} to be cut off"), || {
+            let why = self.why(thing).ok()?;
+            (why.get("enforced") == Some(&json!(true))).then(Instant::now)
+        })?;
+        self.tell.event_at(
+            enforced_at,
+            Who::Warden,
+            format!("{thing} is cut off by the alarm, no cloud was asked"),
+            None,
+        );
+        let demand = Demand {
+            title: "alarm at the edge",
+            demand: "it contacted the listed address",
+            rogue_at: began,
+            demanded_at: rogue_at,
+            enforced_at,
+            violation,
+        };
+        let cut = self.while_cut(CAMERA, &demand)?;
         drop(rogue);
         self.tell.event(
             Who::Device,
             format!("{thing} is repaired and does nothing wrong any more"),
         );
-
         let release_at = Instant::now();
         self.tell.command(
             Who::Operator,
@@ -160,107 +209,25 @@ impl Play<'_> {
             &format!("edge-warden quarantine release {thing}"),
         );
         self.stage.cli(&["quarantine", "release", thing])?;
-        let first_passed_at = self.back(CAMERA, release_at)?;
-        self.document(thing, Some("quarantine"), "after the release");
-        let cut = Cut {
-            title: "named shadow",
-            demand: "the shadow was written",
-            violation: None,
-            device: CAMERA,
-            rogue_at: self.tell.at(rogue_at),
-            demanded_at: self.tell.at(demanded_at),
-            last_passed_at: self.last_passed(CAMERA, rogue_at, release_at),
-            enforced_at: self.tell.at(enforced_at),
-            release_at: self.tell.at(release_at),
-            first_passed_at,
-            attempts,
-            leaked: self.leaked(CAMERA, enforced_at, release_at),
-            dropped,
-        };
-        self.cuts.push(cut);
+        self.released(CAMERA, &demand, cut, release_at)?;
         self.tell.pass(Duration::from_secs(4))
     }
 
-    /// A device behind the routed port, by way of the cloud: Detect, SNS and the workshop's Lambda end in a shadow.
+    /// A device behind the routed port, by way of the cloud: the event, and the workshop's Lambda that writes a shadow.
     fn the_reader(&mut self) -> anyhow::Result<()> {
-        self.tell.part("5  badge-reader leaks data, and the cloud says so");
+        self.tell
+            .part("5  badge-reader leaks data: the gateway notices, the cloud decides");
         let thing = self.thing(READER);
         let rogue_at = Instant::now();
         let rogue = Rogue::exfiltrate(&self.stage.site, self.counts, READER);
         self.tell
             .event(Who::Rogue, format!("{thing} uploads to the internet as fast as it can"));
-        self.tell.pass(Duration::from_secs(3))?;
+        let violation = self.await_alarm(thing)?;
+        self.tell.pass(Duration::from_secs(2))?;
         let demanded_at = Instant::now();
-        self.write_shadow(
-            thing,
-            None,
-            r#"{"quarantine": true}"#,
-            "the mitigation Lambda writes the thing's shadow",
-        )?;
-        let enforced_at = self.await_enforced(thing, None, &json!(true))?;
-        self.cut_told(thing, demanded_at, enforced_at);
-        let before = self.counts.stamped(READER);
-        self.document(thing, None, "while it is cut off");
-        self.tell.pass(Duration::from_secs(6))?;
-        let attempts = self.counts.stamped(READER).saturating_sub(before);
-        let dropped = self.dropped(thing)?;
-        self.still_cut(thing, READER, attempts, enforced_at);
-        drop(rogue);
-        self.tell.event(Who::Device, format!("{thing} stops uploading"));
-
-        let release_at = Instant::now();
-        self.write_shadow(
-            thing,
-            None,
-            r#"{"quarantine": false}"#,
-            "the cloud takes the demand back",
-        )?;
-        self.await_enforced(thing, None, &json!(false))?;
-        let first_passed_at = self.back(READER, release_at)?;
-        self.document(thing, None, "after the release");
-        let cut = Cut {
-            title: "the workshop's Lambda",
-            demand: "the shadow was written",
-            violation: None,
-            device: READER,
-            rogue_at: self.tell.at(rogue_at),
-            demanded_at: self.tell.at(demanded_at),
-            last_passed_at: self.last_passed(READER, rogue_at, release_at),
-            enforced_at: self.tell.at(enforced_at),
-            release_at: self.tell.at(release_at),
-            first_passed_at,
-            attempts,
-            leaked: self.leaked(READER, enforced_at, release_at),
-            dropped,
-        };
-        self.cuts.push(cut);
-        self.tell.pass(Duration::from_secs(4))
-    }
-
-    fn thing(&self, n: usize) -> &'static str {
-        self.stage.devices.get(n).map_or("?", |device| device.thing)
-    }
-
-    fn write_shadow(&mut self, thing: &str, name: Option<&str>, desired: &str, what: &str) -> anyhow::Result<()> {
-        let mut arguments = vec!["shadow", thing, desired];
-        arguments.extend(name.into_iter().flat_map(|name| ["--name", name]));
-        let named = name.map_or_else(String::new, |name| format!(" --name {name}"));
-        let command = format!("edge-warden shadow {thing} '{desired}'{named}");
-        self.tell.command(Who::Cloud, what, &command);
-        self.stage.cli(&arguments).map(|_| ())
-    }
-
-    /// When the shadow came to report this.
-    fn await_enforced(&self, thing: &str, name: Option<&str>, enforced: &Value) -> anyhow::Result<Instant> {
-        self.tell
-            .wait(&format!("{thing} to be reported enforced: {enforced}"), || {
-                let document = self.stage.document(thing, name);
-                let reported = document.pointer("/state/reported/quarantineStatus/enforced");
-                (reported == Some(enforced)).then(Instant::now)
-            })
-    }
-
-    fn cut_told(&mut self, thing: &str, demanded_at: Instant, enforced_at: Instant) {
+        let mitigation = "the mitigation Lambda, told by that event, writes the thing's shadow";
+        self.write_shadow(thing, r#"{"quarantine": true}"#, mitigation)?;
+        let enforced_at = self.await_enforced(thing, &json!(true))?;
         let took = enforced_at.saturating_duration_since(demanded_at);
         self.tell.event_at(
             enforced_at,
@@ -271,14 +238,113 @@ impl Play<'_> {
             ),
             None,
         );
+        self.document(thing, "while it is cut off");
+        let demand = Demand {
+            title: "shadow from the cloud",
+            demand: "the shadow was written",
+            rogue_at,
+            demanded_at,
+            enforced_at,
+            violation,
+        };
+        let cut = self.while_cut(READER, &demand)?;
+        drop(rogue);
+        self.tell.event(Who::Device, format!("{thing} stops uploading"));
+        let release_at = Instant::now();
+        self.write_shadow(thing, r#"{"quarantine": false}"#, "the cloud takes its demand back")?;
+        self.await_enforced(thing, &json!(false))?;
+        self.released(READER, &demand, cut, release_at)?;
+        self.document(thing, "after the release");
+        self.tell.pass(Duration::from_secs(4))
     }
 
-    fn still_cut(&mut self, thing: &str, n: usize, attempts: u64, since: Instant) {
-        let leaked = self.leaked(n, since, Instant::now());
+    /// The alarm about a thing, as published.
+    fn await_alarm(&mut self, thing: &str) -> anyhow::Result<Value> {
+        let (seen_at, event) = self.tell.wait(&format!("an alarm about {thing}"), || {
+            let published = self.stage.published();
+            let found = published.into_iter().find(|message| {
+                let field = |path: &str| message.pointer(path).and_then(Value::as_str).unwrap_or_default();
+                field("/topic").ends_with("/violations")
+                    && field("/payload/thingName") == thing
+                    && field("/payload/violationEventType") == "in-alarm"
+            });
+            found.map(|message| (Instant::now(), message))
+        })?;
+        let event = event.get("payload").cloned().unwrap_or_default();
+        let name = |path: &str| event.pointer(path).and_then(Value::as_str).unwrap_or("?").to_owned();
+        self.tell.event_at(
+            seen_at,
+            Who::Alarm,
+            format!(
+                "in alarm: {thing} violates {}/{}",
+                name("/securityProfileName"),
+                name("/behavior/name")
+            ),
+            None,
+        );
+        Ok(event)
+    }
+
+    /// Lets the device try for a while: how many stamped packets it sent, and how many the kernel says it dropped.
+    fn while_cut(&mut self, n: usize, demand: &Demand) -> anyhow::Result<(u64, Option<u64>)> {
+        let before = self.counts.stamped(n);
+        self.tell.pass(Duration::from_secs(6))?;
+        let attempts = self.counts.stamped(n).saturating_sub(before);
+        let thing = self.thing(n);
+        let dropped = self.why(thing)?.get("droppedPackets").and_then(Value::as_u64);
+        let leaked = self.leaked(n, demand.enforced_at, Instant::now());
         self.tell.event(
             Who::Warden,
             format!("{thing} has tried {attempts} more stamped packets; {leaked} of them arrived anywhere"),
         );
+        Ok((attempts, dropped))
+    }
+
+    /// Waits until the device is back, and keeps what was measured of the whole.
+    fn released(
+        &mut self,
+        n: usize,
+        demand: &Demand,
+        (attempts, dropped): (u64, Option<u64>),
+        release_at: Instant,
+    ) -> anyhow::Result<()> {
+        let first_passed_at = self.back(n, release_at)?;
+        self.cuts.push(Cut {
+            title: demand.title,
+            device: n,
+            demand: demand.demand,
+            rogue_at: self.tell.at(demand.rogue_at),
+            demanded_at: self.tell.at(demand.demanded_at),
+            last_passed_at: self.last_passed(n, demand.rogue_at, release_at),
+            enforced_at: self.tell.at(demand.enforced_at),
+            release_at: self.tell.at(release_at),
+            first_passed_at,
+            attempts,
+            leaked: self.leaked(n, demand.enforced_at, release_at),
+            dropped,
+            violation: Pretty(demand.violation.clone()),
+        });
+        Ok(())
+    }
+
+    fn thing(&self, n: usize) -> &'static str {
+        self.stage.devices.get(n).map_or("?", |device| device.thing)
+    }
+
+    fn write_shadow(&mut self, thing: &str, desired: &str, what: &str) -> anyhow::Result<()> {
+        let command = format!("edge-warden shadow {thing} '{desired}'");
+        self.tell.command(Who::Cloud, what, &command);
+        self.stage.cli(&["shadow", thing, desired]).map(|_| ())
+    }
+
+    /// When the shadow came to report this.
+    fn await_enforced(&self, thing: &str, enforced: &Value) -> anyhow::Result<Instant> {
+        self.tell
+            .wait(&format!("{thing} to be reported enforced: {enforced}"), || {
+                let document = self.stage.document(thing);
+                let reported = document.pointer("/state/reported/quarantineStatus/enforced");
+                (reported == Some(enforced)).then(Instant::now)
+            })
     }
 
     fn leaked(&self, n: usize, from: Instant, to: Instant) -> u64 {
@@ -311,20 +377,28 @@ impl Play<'_> {
         Ok(self.tell.at(first))
     }
 
-    /// How many packets of it the kernel has dropped, as the agent reads them.
-    fn dropped(&self, thing: &str) -> anyhow::Result<Option<u64>> {
-        let why = self.stage.ask(&Request::QuarantineWhy { thing: thing.parse()? })?;
-        Ok(why.get("droppedPackets").and_then(Value::as_u64))
+    /// How it stands, as the agent reads it back from the kernel.
+    fn why(&self, thing: &str) -> anyhow::Result<Value> {
+        self.stage.ask(&Request::QuarantineWhy { thing: thing.parse()? })
     }
 
-    fn document(&mut self, thing: &str, name: Option<&str>, when: &str) {
-        let kind = name.map_or_else(|| "classic shadow".to_owned(), |name| format!("shadow {name}"));
+    fn document(&mut self, thing: &str, when: &str) {
         self.documents.push(Document {
             at: self.tell.at(Instant::now()),
-            title: format!("{thing}, {kind}, {when}"),
-            document: Pretty(self.stage.document(thing, name)),
+            title: format!("{thing}, {when}"),
+            document: Pretty(self.stage.document(thing)),
         });
     }
+}
+
+/// Why a device is cut off, and since when.
+struct Demand {
+    title: &'static str,
+    demand: &'static str,
+    rogue_at: Instant,
+    demanded_at: Instant,
+    enforced_at: Instant,
+    violation: Value,
 }
 
 fn ms(time: Duration) -> f64 {

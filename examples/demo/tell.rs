@@ -61,7 +61,7 @@ impl Tell {
         let at = self.at(moment);
         let text = text.into();
         let (colour, off) = self.codes(match who {
-            Who::Rogue => "31",
+            Who::Rogue | Who::Alarm => "31",
             Who::Warden => "32",
             Who::Cloud | Who::Operator => "36",
             Who::Site | Who::Device => "0",

@@ -27,11 +27,11 @@ const FLOOD_PORT: u16 = 7777;
 /// Begins the content of every stamped datagram.
 const MAGIC: [u8; 4] = *b"EWdm";
 
-const TELEMETRY_PER_SECOND: u32 = 40;
+const TELEMETRY_PER_SECOND: u32 = 25;
 const FLOOD_PER_SECOND: u32 = 1000;
 const LATERAL_PER_SECOND: u32 = 200;
 const SCANNED_PORTS: u16 = 1024;
-/// Looks for an answer a turn, 100 ms each.
+/// Looks for an answer a turn where answers are counted, 100 ms each.
 const LOOKS: u32 = 20;
 const PICTURE: Duration = Duration::from_millis(100);
 
@@ -189,7 +189,7 @@ impl Traffic {
             let target = SocketAddr::from((site.internet().v4, port));
             senders.add(
                 Some(device),
-                session(target, Duration::from_millis(100), asked(&counts, n)),
+                session(target, Duration::from_millis(200), LOOKS, asked(&counts, n)),
             );
         }
         Self {
@@ -212,11 +212,11 @@ impl Traffic {
 
 /// What a device does that was taken over. Ends when dropped.
 pub(crate) struct Rogue {
-    _threads: Threads,
+    threads: Threads,
 }
 
 impl Rogue {
-    /// Floods the internet and a neighbour, scans neighbours for open ports, talks to a listed address.
+    /// Floods the internet and a neighbour, scans neighbours for open ports.
     pub(crate) fn take_over(site: &Site, counts: &Arc<Counts>, n: usize, neighbours: &[usize]) -> Self {
         let mut threads = Threads::new();
         let device = site.device(n);
@@ -233,9 +233,14 @@ impl Rogue {
         if !targets.is_empty() {
             threads.add(Some(device), scan(targets));
         }
+        Self { threads }
+    }
+
+    /// Talks to a listed address from now on.
+    pub(crate) fn call_home(&mut self, site: &Site, n: usize) {
         let target = SocketAddr::from((LISTED, LISTED_PORT));
-        threads.add(Some(device), session(target, Duration::from_millis(200), |_| ()));
-        Self { _threads: threads }
+        let talk = session(target, Duration::from_millis(200), 1, |_| ());
+        self.threads.add(Some(site.device(n)), talk);
     }
 
     /// Uploads as fast as it can and no more.
@@ -246,7 +251,7 @@ impl Rogue {
             Some(site.device(n)),
             stream(counts, n, Kind::Flood, target, FLOOD_PER_SECOND),
         );
-        Self { _threads: threads }
+        Self { threads }
     }
 }
 
@@ -322,6 +327,7 @@ fn asked(counts: &Arc<Counts>, n: usize) -> impl FnMut(Asked) + Send + use<> {
 fn session(
     target: SocketAddr,
     every: Duration,
+    looks: u32,
     mut tell: impl FnMut(Asked) + Send + 'static,
 ) -> impl FnMut() + Send + 'static {
     let mut stream: Option<TcpStream> = None;
@@ -352,7 +358,7 @@ fn session(
         };
         waiting = Some((when, left));
         // a question that was asked gets its time to be answered, also when the thread is to stop
-        for _ in 0..LOOKS {
+        for _ in 0..looks {
             match open.read(&mut [0; 48]) {
                 Ok(0) => stream = None,
                 Ok(length) if length >= left => {
