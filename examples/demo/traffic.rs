@@ -33,7 +33,7 @@ const LATERAL_PER_SECOND: u32 = 200;
 const SCANNED_PORTS: u16 = 1024;
 /// Looks for an answer a turn where answers are counted, 100 ms each.
 const LOOKS: u32 = 20;
-const PICTURE: Duration = Duration::from_millis(100);
+const PICTURE: Duration = Duration::from_millis(250);
 
 /// Everything that was counted, shared by all threads.
 pub(crate) struct Counts {
@@ -469,7 +469,7 @@ impl<'a> Packet<'a> {
     }
 }
 
-/// Keeps the totals of this moment, ten times a second.
+/// Keeps the totals of this moment, four times a second.
 fn take_pictures(site: &Site, counts: &Arc<Counts>) -> impl FnMut() + Send + use<> {
     let counts = Arc::clone(counts);
     // a file opened in a namespace shows that namespace wherever it is read
