@@ -1,6 +1,7 @@
 //! The binaries for other architectures, run by an emulator of the processor (qemu-user) on this machine's kernel.
 //!
-//! They are of cargo profile `cross-test`: the code that ships, without link-time optimisation, which costs minutes.
+//! They are of cargo profile `cross-test`: the code that ships, not optimised, which would cost minutes, and with overflow
+//! checked.
 //! `PROFILE=cross-test ./build.sh aarch64 arm` builds them; EDGE_WARDEN_CROSS_PROFILE=release takes the shipped ones of
 //! `make package-all` instead. Not part of a plain `cargo test`; `make test` runs it. Needs root.
 #![allow(
