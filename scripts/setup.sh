@@ -102,7 +102,15 @@ setup_test() {
     docker compose version >/dev/null 2>&1 || has docker-compose || missing+=(docker-compose)
     # the demo's page is opened in a browser
     has chromium || missing+=(chromium)
-    install_packages "${missing[@]}"
+    has udhcpc || [ -x /sbin/udhcpc ] || missing+=(udhcpc)
+    has openssl || missing+=(openssl)
+    if has mosquitto || [ -x /usr/sbin/mosquitto ]; then
+        install_packages "${missing[@]}"
+    else
+        install_packages "${missing[@]}" mosquitto
+        # the tests start brokers of their own; the package's one must not stay behind on a person's machine
+        if has systemctl; then as_root systemctl disable --now mosquitto >/dev/null 2>&1 || true; fi
+    fi
 }
 
 setup_venv() {
