@@ -110,16 +110,19 @@ pub(crate) fn play(tell: &mut Tell, binary: &Path) -> anyhow::Result<Record> {
 
 /// AWS's own format. The camera is cut off at once by the gateway; about the reader only an event is sent.
 fn profiles() -> Value {
-    let limit = |operator: &str, value: Value| {
-        json!({
-            "comparisonOperator": operator,
-            "value": value,
-            "consecutiveDatapointsToAlarm": 1,
-            "consecutiveDatapointsToClear": 1,
-        })
-    };
-    let mut upload = limit("less-than", json!({"count": MOST_PACKETS}));
-    upload["durationSeconds"] = 300.into();
+    let address = json!({
+        "comparisonOperator": "not-in-cidr-set",
+        "value": {"cidrs": ["198.51.100.0/24"]},
+        "consecutiveDatapointsToAlarm": 1,
+        "consecutiveDatapointsToClear": 1,
+    });
+    let upload = json!({
+        "comparisonOperator": "less-than",
+        "value": {"count": MOST_PACKETS},
+        "durationSeconds": 300,
+        "consecutiveDatapointsToAlarm": 1,
+        "consecutiveDatapointsToClear": 1,
+    });
     json!([
         {
             "profile": {
@@ -127,7 +130,7 @@ fn profiles() -> Value {
                 "behaviors": [{
                     "name": "NoListedAddress",
                     "metric": "aws:destination-ip-addresses",
-                    "criteria": limit("not-in-cidr-set", json!({"cidrs": ["198.51.100.0/24"]})),
+                    "criteria": address,
                 }],
             },
             "targets": ["camera-*", "plc-*", "thermostat-*"],
