@@ -69,6 +69,7 @@ setup_test() {
     has ethtool || [ -x /sbin/ethtool ] || missing+=(ethtool)
     has tcpdump || [ -x /usr/bin/tcpdump ] || missing+=(tcpdump)
     has dnsmasq || [ -x /usr/sbin/dnsmasq ] || missing+=(dnsmasq-base)
+    has systemd-analyze || missing+=(systemd)
     has ping || missing+=(iputils-ping)
     install_packages "${missing[@]}"
 }
