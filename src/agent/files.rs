@@ -108,6 +108,8 @@ pub fn replace_with_mode(path: &Path, content: &[u8], mode: u32) -> Result<(), F
         // whatever the umask of this process takes away
         file.set_permissions(std::fs::Permissions::from_mode(mode))?;
         file.sync_all()?;
+        // what is open for writing cannot be started (ETXTBSY of execve(2))
+        drop(file);
         std::fs::rename(&beside, path)?;
         if let Some(folder) = path.parent() {
             std::fs::File::open(folder)?.sync_all()?;

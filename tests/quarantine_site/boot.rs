@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use edge_warden::agent::boot_unit::{self, UNIT};
 use serde_json::json;
@@ -106,13 +105,8 @@ impl Installed {
         let (units, state) = (folder.path().join("units"), folder.path().join("state"));
         std::fs::create_dir(&units).unwrap();
         std::fs::create_dir(&state).unwrap();
-        let installed = Self { folder, units, state };
-        installed.install(binary);
-        installed
-    }
-
-    fn install(&self, binary: &Path) {
-        boot_unit::install(&self.units, &self.state, binary).unwrap();
+        boot_unit::install(&units, &state, binary).unwrap();
+        Self { folder, units, state }
     }
 }
 
@@ -134,8 +128,17 @@ fn systemd_takes_the_boot_unit_and_finds_it_hardened() {
         let output = Command::new("systemd-analyze").args(arguments).arg(&unit).output();
         output.expect("systemd-analyze of the package systemd (scripts/setup.sh test)")
     };
+    // it speaks of other units of this host, too
+    let complaints = |output: &Output| -> Vec<String> {
+        let said = said(output);
+        said.lines()
+            .filter(|line| line.contains(UNIT))
+            .map(str::to_owned)
+            .collect()
+    };
     let output = analyze(&["verify", "--man=no"]);
     assert!(output.status.success(), "{}", said(&output));
+    assert_eq!(complaints(&output), [""; 0]);
     let security = |threshold| analyze(&["security", "--offline=true", "--no-pager", threshold]);
     let output = security("--threshold=20");
     assert!(output.status.success(), "{}", said(&output));
@@ -143,10 +146,14 @@ fn systemd_takes_the_boot_unit_and_finds_it_hardened() {
         !security("--threshold=5").status.success(),
         "the threshold means something"
     );
-    // a word systemd does not know is no hardening
+    // and so does the first
     let text = std::fs::read_to_string(&unit).unwrap();
-    std::fs::write(&unit, text.replace("ProtectHome=yes", "ProtectHome=perhaps")).unwrap();
-    assert!(said(&analyze(&["verify", "--man=no"])).contains("ProtectHome"));
+    std::fs::write(&unit, text.replace("ProtectHome=yes", "ProtectHouse=yes")).unwrap();
+    let complaints = complaints(&analyze(&["verify", "--man=no"]));
+    assert!(
+        complaints.iter().any(|line| line.contains("ProtectHouse")),
+        "{complaints:?}"
+    );
 }
 
 /// The unit's command with what the unit leaves it: one capability, nothing to gain, and a file system of which only the
@@ -214,36 +221,57 @@ fn the_boot_units_command_needs_no_more_than_the_unit_leaves_it() {
     guarded.assert_cut(0);
 }
 
+/// Names the folder to the process that installs.
+const INSTALLS: &str = "EDGE_WARDEN_TEST_INSTALLS";
+
 /// Artifact paths change with every version and old ones are removed. A boot at any moment finds a binary that runs.
 #[test]
 fn no_upgrade_leaves_the_boot_unit_without_its_binary() {
+    if let Some(folder) = std::env::var_os(INSTALLS) {
+        return install_many_versions(Path::new(&folder));
+    }
     let installed = Installed::new(&binary());
+    // by another process: one that forks hands on what it writes, and what is being written cannot be started
+    let mut installs = Command::new(std::env::current_exe().unwrap())
+        .args([
+            "--exact",
+            "quarantine_site::boot::no_upgrade_leaves_the_boot_unit_without_its_binary",
+        ])
+        .env(INSTALLS, installed.folder.path())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
     let copy = installed.state.join("bin/edge-warden");
-    let done = AtomicBool::new(false);
-    let starts = std::thread::scope(|scope| {
-        let boots = scope.spawn(|| {
-            let mut starts = 0;
-            while !done.load(Ordering::Relaxed) || starts < 5 {
-                let output = Command::new(&copy).arg("--version").output();
-                let output = output.unwrap_or_else(|error| panic!("start {starts}: {error}"));
-                assert!(said(&output).starts_with("edge-warden "), "{}", said(&output));
-                starts += 1;
-            }
-            starts
-        });
-        let content = std::fs::read(binary()).unwrap();
-        for version in 0..10_u8 {
-            let folder = installed.folder.path().join(format!("artifacts-{version}"));
-            std::fs::create_dir(&folder).unwrap();
-            let artifact = folder.join("edge-warden");
-            // another version is another file; what is behind its last section is nothing to the kernel
-            std::fs::write(&artifact, [content.as_slice(), &[version]].concat()).unwrap();
-            installed.install(&artifact);
-            std::fs::remove_dir_all(&folder).unwrap();
-            assert_eq!(std::fs::read(&copy).unwrap().last(), Some(&version));
+    let mut starts = 0;
+    let ended = loop {
+        let ended = installs.try_wait().unwrap();
+        let output = Command::new(&copy).arg("--version").output();
+        let output = output.unwrap_or_else(|error| panic!("start {starts}: {error}"));
+        assert!(said(&output).starts_with("edge-warden "), "{}", said(&output));
+        starts += 1;
+        if let Some(ended) = ended {
+            break ended;
         }
-        done.store(true, Ordering::Relaxed);
-        boots.join().unwrap()
-    });
-    assert!(starts >= 5);
+    };
+    assert!(ended.success());
+    assert_eq!(
+        std::fs::read(&copy).unwrap().last(),
+        Some(&(VERSIONS - 1)),
+        "{starts} starts"
+    );
+}
+
+const VERSIONS: u8 = 10;
+
+fn install_many_versions(folder: &Path) {
+    let content = std::fs::read(binary()).unwrap();
+    for version in 0..VERSIONS {
+        let artifacts = folder.join(format!("artifacts-{version}"));
+        std::fs::create_dir(&artifacts).unwrap();
+        let artifact = artifacts.join("edge-warden");
+        // another version is another file; what is behind its last section is nothing to the kernel
+        std::fs::write(&artifact, [content.as_slice(), &[version]].concat()).unwrap();
+        boot_unit::install(&folder.join("units"), &folder.join("state"), &artifact).unwrap();
+        std::fs::remove_dir_all(&artifacts).unwrap();
+    }
 }
