@@ -11,6 +11,7 @@ use super::choice::{
     Enforcement, LeaseFormat, LogFormat, LogLevel, Posture, ReportFormat, ReportNames, ShadowSource, TableOwnership,
     UnknownDevices,
 };
+use super::profiles::Profile;
 use super::values::{AutoOr, Changes, InterfaceName, Protected, ShadowName, ThingNameTemplate};
 use crate::model::{MacAddress, ThingName};
 
@@ -128,9 +129,9 @@ pub struct LeaseFile {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Detect {
-    /// Security profiles; none in this version.
-    pub profiles: Vec<Value>,
-    /// Whether datapoints are recorded for replay; false in this version.
+    /// Security profiles, those of files read in.
+    pub profiles: Vec<Profile>,
+    /// Whether datapoints are recorded for replay.
     pub record: bool,
 }
 

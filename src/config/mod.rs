@@ -15,13 +15,14 @@ mod effective;
 mod file;
 mod leaf;
 mod problem;
+mod profiles;
 mod raw;
 mod sections;
 mod values;
 
 pub use choice::{
-    Enforcement, LeaseFormat, LogFormat, LogLevel, Posture, ReportFormat, ReportNames, ShadowSource, TableOwnership,
-    UnknownDevices,
+    Enforcement, LeaseFormat, LogFormat, LogLevel, OnAlarm, Posture, ReportFormat, ReportNames, ShadowSource,
+    TableOwnership, UnknownDevices,
 };
 pub use effective::{
     BROKER_PORTS_DEFAULT, Config, Detect, Device, Discovery, INTERVAL_SECONDS_DEFAULT, Lan, LeaseFile, Log,
@@ -30,8 +31,10 @@ pub use effective::{
 };
 pub use file::{MAX_FILE_BYTES, MAX_INCLUDES, load_component, load_file, read_limited};
 pub use problem::{ConfigError, MAX_PROBLEMS, Problem, Problems};
+pub use profiles::{MAX_PROFILES, Profile, Target};
 pub use raw::{
-    RawConfig, RawDetect, RawDevice, RawDiscovery, RawLan, RawLeaseFile, RawLog, RawQuarantine, RawReport, RawShadow,
+    RawConfig, RawDetect, RawDevice, RawDiscovery, RawLan, RawLeaseFile, RawLog, RawProfile, RawQuarantine, RawReport,
+    RawShadow,
 };
 pub use sections::keys;
 pub use values::{

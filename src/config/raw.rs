@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::file;
 use super::problem::{ConfigError, Problems};
+use super::profiles::ProfileFiles;
 use super::sections;
 
 /// Top-level keys of a component configuration that belong to Greengrass itself and are passed over.
@@ -42,6 +43,9 @@ pub struct RawConfig {
     /// What the included files add, once resolved.
     #[serde(skip)]
     pub(super) included: Vec<Included>,
+    /// The files that profiles are named by.
+    #[serde(skip)]
+    pub(super) profile_files: ProfileFiles,
     /// The file this is from, if any.
     #[serde(skip)]
     pub(super) main_file: Option<PathBuf>,
@@ -117,6 +121,18 @@ pub struct RawLeaseFile {
 pub struct RawDetect {
     pub profiles: Option<Value>,
     pub record: Option<Value>,
+}
+
+/// An entry of `detect.profiles`
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[allow(missing_docs, reason = "each key is documented at super::Profile")]
+pub struct RawProfile {
+    pub profile: Option<Value>,
+    pub targets: Option<Value>,
+    pub on_alarm: Option<Value>,
+    pub release_when_cleared: Option<Value>,
+    pub force: Option<Value>,
 }
 
 /// `quarantine`

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use super::problem::{Place, Problems, similar};
 use super::raw::{
     RawConfig, RawDetect, RawDetectLists, RawDevice, RawDiscovery, RawDiscoveryLists, RawLan, RawLeaseFile, RawLists,
-    RawLog, RawQuarantine, RawQuarantineLists, RawReport, RawShadow,
+    RawLog, RawProfile, RawQuarantine, RawQuarantineLists, RawReport, RawShadow,
 };
 
 /// A mapping of the configuration: its dotted path ("" for the whole) and the names of its keys.
@@ -29,6 +29,7 @@ const SECTIONS: &[Section] = &[
 const ITEM_SECTIONS: &[Section] = &[
     ("devices", fields::<RawDevice>),
     ("discovery.leases", fields::<RawLeaseFile>),
+    ("detect.profiles", fields::<RawProfile>),
 ];
 
 /// The mappings of an included file.
