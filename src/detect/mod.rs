@@ -1,0 +1,31 @@
+//! Device Defender's Detect at the edge: security profiles in AWS's own JSON, evaluated on every sample.
+//!
+//! ```text
+//!  profile JSON ─▶ Profile::parse ─▶ Assignment::new ─┐
+//!                                                     ▼
+//!  sample ─▶ Datapoints ─▶ Engine::observe (per thing) ─▶ Violation ─▶ event JSON
+//!                          Engine::tick (per sample)    ─▶ Violation
+//! ```
+//!
+//! All of it is pure: time, identifiers and datapoints are arguments, events are return values. docs/detect.md has every
+//! rule that AWS leaves undocumented.
+
+mod assignment;
+mod datapoint;
+mod engine;
+mod event;
+mod explain;
+mod metric;
+mod profile;
+mod replay;
+mod stored;
+
+pub use assignment::{Assignment, OnAlarm, SilenceError, Target, TargetError};
+pub use datapoint::{Datapoints, Now, Role, Subject, Value};
+pub use engine::{Alarm, AlarmState, Engine};
+pub use event::{EventType, MetricValue, Violation};
+pub use explain::explain;
+pub use metric::{CustomTypes, Metric, MetricType};
+pub use profile::{Behavior, Criteria, Limit, Operator, Parsed, Problem, Profile, ProfileError, Statistic};
+pub use replay::{Replayed, Sample, replay};
+pub use stored::{LoadError, Saved};
