@@ -5,6 +5,7 @@
 
 pub mod boot_unit;
 pub mod clock;
+pub mod custom;
 pub mod files;
 pub mod host;
 mod questions;

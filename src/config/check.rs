@@ -10,6 +10,7 @@ use super::devices;
 use super::effective::{
     Config, Detect, Discovery, Lan, LeaseFile, Log, MAX_BROKER_PORTS, Quarantine, QuarantineShadow, Report,
 };
+use super::metrics;
 use super::problem::{ConfigError, Place, Problems};
 use super::profiles::{self, ProfileFiles};
 use super::raw::{
@@ -74,7 +75,7 @@ impl RawConfig {
             lan: check_lan(lan.unwrap_or_default(), found),
             devices: devices::check(all_devices, found),
             discovery: check_discovery(discovery.unwrap_or_default(), &included, found),
-            custom_metrics: not_yet("customMetrics", all_metrics, found),
+            custom_metrics: metrics::check(all_metrics, found),
             detect: check_detect(detect.unwrap_or_default(), &included, &profile_files, found),
             quarantine: check_quarantine(quarantine.unwrap_or_default(), &included, found),
             state_dir: state_dir
@@ -129,18 +130,6 @@ fn gather(
         items.extend(problems.items(&place, list(&file.lists).cloned()));
     }
     items
-}
-
-/// Refuses a list whose feature this version does not have: a profile that is silently not watched is worse than none.
-fn not_yet(key: &str, items: Vec<(Place, Value)>, problems: &mut Problems) -> Vec<Value> {
-    if let Some((place, value)) = items.into_iter().next() {
-        problems.push(place.problem(
-            &value,
-            "is not in this version",
-            format!("leave {key} empty until a version that has it"),
-        ));
-    }
-    Vec::new()
 }
 
 fn check_report(raw: RawReport, mode: Mode, problems: &mut Problems) -> Report {

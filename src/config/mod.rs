@@ -14,6 +14,7 @@ mod devices;
 mod effective;
 mod file;
 mod leaf;
+mod metrics;
 mod problem;
 mod profiles;
 mod raw;
@@ -30,11 +31,14 @@ pub use effective::{
     SHADOW_NAME_DEFAULT, STATE_DIR_DEFAULT,
 };
 pub use file::{MAX_FILE_BYTES, MAX_INCLUDES, load_component, load_file, read_limited};
+pub use metrics::{
+    CustomMetric, MAX_CUSTOM_METRICS, MetricName, MetricSource, ProcessMatch, ProcessPattern, TOPIC_PREFIX,
+};
 pub use problem::{ConfigError, MAX_PROBLEMS, Problem, Problems};
-pub use profiles::{MAX_PROFILES, Profile, Target};
+pub use profiles::{MAX_PROFILES, Profile};
 pub use raw::{
-    RawConfig, RawDetect, RawDevice, RawDiscovery, RawLan, RawLeaseFile, RawLog, RawProfile, RawQuarantine, RawReport,
-    RawShadow,
+    RawConfig, RawCustomMetric, RawDetect, RawDevice, RawDiscovery, RawLan, RawLeaseFile, RawLog, RawProfile,
+    RawQuarantine, RawReport, RawShadow,
 };
 pub use sections::keys;
 pub use values::{

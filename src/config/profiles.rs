@@ -1,12 +1,10 @@
 //! `detect`: security profiles with what is added to them here. What a profile itself says is judged by `detect`.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 use serde_json::{Number, Value};
 
 use super::choice::OnAlarm;
@@ -14,12 +12,13 @@ use super::file::parse;
 use super::problem::{Place, Problems};
 use super::raw::{RawConfig, RawProfile};
 use super::sections::read_item;
-use crate::model::ThingName;
 
 /// The most entries of `detect.profiles`.
 pub const MAX_PROFILES: usize = 100;
 /// The most entries of `detect.profiles[].targets`.
 const MAX_TARGETS: usize = 1_000;
+/// The default target.
+const ALL: &str = "all";
 /// Whole numbers up to this size are the same as floating-point and as integer numbers.
 const EXACT: f64 = 9_007_199_254_740_992.0;
 
@@ -29,96 +28,14 @@ const EXACT: f64 = 9_007_199_254_740_992.0;
 pub struct Profile {
     /// The security profile as AWS writes it (API CreateSecurityProfile); a mapping, not judged yet.
     pub profile: Value,
-    /// Whom it is for; not empty.
-    pub targets: Vec<Target>,
+    /// Whom it is for: `all`, `core`, thing names and patterns of them; not empty, read by `detect`.
+    pub targets: Vec<String>,
     /// What an alarm of it does.
     pub on_alarm: OnAlarm,
     /// Whether a quarantine it caused ends when its alarm clears.
     pub release_when_cleared: bool,
     /// Whether it may quarantine although a silent thing violates it.
     pub force: bool,
-}
-
-impl Profile {
-    /// Whether it is for `thing`.
-    #[must_use]
-    pub fn is_for(&self, thing: &ThingName, core: &ThingName) -> bool {
-        self.targets.iter().any(|target| target.matches(thing, core))
-    }
-}
-
-/// Things a profile is for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Target {
-    /// The core and every local thing, like AWS's `all/things`.
-    All,
-    /// The core device alone.
-    Core,
-    /// Things, the core too, whose name is like this: `*` stands for any characters.
-    Named(String),
-}
-
-impl Target {
-    /// What is allowed, for messages.
-    const EXPECTED: &'static str = "write all, core, a thing name, or a pattern such as cam-*";
-
-    /// Whether `thing` is meant; `core` is the name of the core device.
-    #[must_use]
-    pub fn matches(&self, thing: &ThingName, core: &ThingName) -> bool {
-        match self {
-            Self::All => true,
-            Self::Core => thing == core,
-            Self::Named(pattern) => is_like(pattern, thing.as_str()),
-        }
-    }
-}
-
-/// Whether `text` is like `pattern`, in which `*` stands for any characters. Takes at most the product of both lengths.
-fn is_like(pattern: &str, text: &str) -> bool {
-    let mut parts = pattern.split('*');
-    let Some(mut left) = parts.next().and_then(|first| text.strip_prefix(first)) else {
-        return false;
-    };
-    let Some(last) = parts.next_back() else {
-        return left.is_empty();
-    };
-    for part in parts {
-        let Some(at) = left.find(part) else { return false };
-        left = left.get(at + part.len()..).unwrap_or_default();
-    }
-    left.ends_with(last)
-}
-
-impl FromStr for Target {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b':' | b'_' | b'-' | b'*');
-        match text {
-            "all" => Ok(Self::All),
-            "core" => Ok(Self::Core),
-            _ if text.is_empty() || text.len() > 128 || !text.bytes().all(allowed) => {
-                Err("is neither a thing name nor a pattern".to_owned())
-            }
-            _ => Ok(Self::Named(text.to_owned())),
-        }
-    }
-}
-
-impl fmt::Display for Target {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::All => "all",
-            Self::Core => "core",
-            Self::Named(pattern) => pattern,
-        })
-    }
-}
-
-impl Serialize for Target {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
 }
 
 /// What the files are that profiles were named by, or why they cannot be used.
@@ -194,7 +111,7 @@ fn entry(place: &Place, item: Value, files: &ProfileFiles, problems: &mut Proble
         }
     };
     let targets = match raw.targets {
-        None => vec![Target::All],
+        None => vec![ALL.to_owned()],
         Some(value) => targets(&place.child("targets"), value, problems),
     };
     let on_alarm = raw
@@ -240,7 +157,7 @@ fn mapping(place: &Place, written: Value, files: &ProfileFiles, problems: &mut P
     }
 }
 
-fn targets(place: &Place, value: Value, problems: &mut Problems) -> Vec<Target> {
+fn targets(place: &Place, value: Value, problems: &mut Problems) -> Vec<String> {
     let items = problems.items(place, Some(value));
     if items.is_empty() || items.len() > MAX_TARGETS {
         problems.push(place.key_problem(
@@ -249,15 +166,24 @@ fn targets(place: &Place, value: Value, problems: &mut Problems) -> Vec<Target> 
         ));
         return Vec::new();
     }
+    const EXPECTED: &str = "write all, core, a thing name, or a pattern such as cam-*";
     let mut found = Vec::new();
     for (place, item) in items {
-        if let Some(target) = problems.text::<Target>(&place, &item, Target::EXPECTED, str::parse)
+        if let Some(target) = problems.text(&place, &item, EXPECTED, target)
             && !found.contains(&target)
         {
             found.push(target);
         }
     }
     found
+}
+
+fn target(text: &str) -> Result<String, String> {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b':' | b'_' | b'-' | b'*');
+    if text.is_empty() || text.len() > 128 || !text.bytes().all(allowed) {
+        return Err("is neither a thing name nor a pattern".to_owned());
+    }
+    Ok(text.to_owned())
 }
 
 /// The same value with whole numbers as integers: Greengrass hands 300 over as 300.0, and the behavior is repeated in
@@ -285,49 +211,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-
-    #[test]
-    fn a_pattern_is_like_what_it_says() {
-        for (pattern, text) in [
-            ("cam-*", "cam-1"),
-            ("cam-*", "cam-"),
-            ("*", "x"),
-            ("*-door", "front-door"),
-            ("a*b*c", "abbc"),
-            ("a*b*c", "a-b-b-c"),
-            ("cam", "cam"),
-            ("**", "x"),
-        ] {
-            assert!(is_like(pattern, text), "{pattern} {text}");
-        }
-        for (pattern, text) in [
-            ("cam-*", "cam"),
-            ("cam", "cam-1"),
-            ("a*a", "a"),
-            ("a*b*c", "acb"),
-            ("*x*", "abc"),
-            ("ab*ba", "aba"),
-        ] {
-            assert!(!is_like(pattern, text), "{pattern} {text}");
-        }
-    }
-
-    #[test]
-    fn targets_mean_whom_they_name() {
-        let core: ThingName = "gateway-1".parse().unwrap();
-        let cam: ThingName = "cam-1".parse().unwrap();
-        let of = |text: &str| {
-            let target: Target = text.parse().unwrap();
-            [&core, &cam].map(|thing| target.matches(thing, &core))
-        };
-        assert_eq!(of("all"), [true, true]);
-        assert_eq!(of("core"), [true, false]);
-        assert_eq!(of("cam-*"), [false, true]);
-        assert_eq!(of("gateway-1"), [true, false]);
-        for text in ["", "a b", "cam-?", "ü"] {
-            assert!(text.parse::<Target>().is_err(), "{text}");
-        }
-    }
 
     #[test]
     fn whole_numbers_are_integers() {

@@ -28,7 +28,7 @@ pub struct RawConfig {
     pub devices: Option<Value>,
     /// See [`super::Discovery`].
     pub discovery: Option<RawDiscovery>,
-    /// A list, empty in this version.
+    /// A list of [`RawCustomMetric`].
     pub custom_metrics: Option<Value>,
     /// See [`super::Detect`].
     pub detect: Option<RawDetect>,
@@ -112,6 +112,29 @@ pub struct RawLeaseFile {
     pub path: Option<Value>,
     pub format: Option<Value>,
     pub thing_name: Option<Value>,
+}
+
+/// An entry of `customMetrics`
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[allow(missing_docs, reason = "each key is documented at super::CustomMetric")]
+pub struct RawCustomMetric {
+    pub name: Option<Value>,
+    #[serde(rename = "type")]
+    pub kind: Option<Value>,
+    pub source: Option<Value>,
+    pub process: Option<Value>,
+    #[serde(rename = "match")]
+    pub matching: Option<Value>,
+    pub paths: Option<Value>,
+    pub path: Option<Value>,
+    pub interface: Option<Value>,
+    pub command: Option<Value>,
+    pub user: Option<Value>,
+    pub every_seconds: Option<Value>,
+    pub timeout_seconds: Option<Value>,
+    pub topic: Option<Value>,
+    pub max_age_seconds: Option<Value>,
 }
 
 /// `detect`
