@@ -20,6 +20,8 @@ fn main() -> ExitCode {
         Command::Run(arguments) => cli::run::run(&arguments),
         Command::Report(arguments) => cli::report::run(&arguments),
         Command::Devices(arguments) => cli::devices::run(&arguments),
+        Command::Alarms(arguments) => cli::alarms::run(&arguments),
+        Command::Detect(arguments) => cli::detect::run(&arguments),
         Command::Status(arguments) => cli::status::run(&arguments),
         Command::CheckConfig(arguments) => cli::check_config::run(&arguments),
         Command::Doctor(arguments) => cli::doctor::run(&arguments),

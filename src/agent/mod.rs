@@ -6,6 +6,7 @@
 pub mod boot_unit;
 pub mod clock;
 pub mod custom;
+pub mod detecting;
 pub mod files;
 pub mod host;
 mod questions;
@@ -30,6 +31,7 @@ use tokio::task::JoinHandle;
 use crate::collect::HostSample;
 use crate::config::{Config, LogLevel, Mode};
 use crate::control::{Answer, Asked};
+use crate::detect;
 use crate::devices;
 use crate::firewall::Change;
 use crate::greengrass::link::{Command, NucleusEvent, NucleusEvents, NucleusLink, Stopped, Token};
@@ -40,6 +42,7 @@ use crate::quarantine::Now;
 pub use reload::{LAST_GOOD, keep as keep_configuration, remember as remember_configuration};
 
 use clock::Clock;
+use detecting::Detecting;
 use host::HostSource;
 use reload::Reload;
 use reporting::{Place, Reporting};
@@ -135,6 +138,9 @@ struct Agent<C> {
     /// A sample was taken since the quarantine was last told who is behind which port.
     ports_may_differ: bool,
     site: Site,
+    detecting: Detecting,
+    /// The sample being taken has the table of flows.
+    flows_asked: bool,
     /// Idle between samples; `None` while a sample is being taken.
     instruments: Option<Instruments>,
     next_sample: Monotonic,
@@ -192,6 +198,11 @@ pub async fn run<C: Clock>(parts: Parts<C>, stop: impl Future<Output = ()>) -> E
         boot_id: &parts.boot_id,
     };
     let reporting = Reporting::begin(&parts.config, &place, &site.reporting_things(), now, clock.wall());
+    let begun = detect::Now {
+        monotonic: now,
+        wall: clock.wall(),
+    };
+    let (detecting, gone) = Detecting::begin(&parts.config, &parts.core, parts.kind, &parts.state_dir, begun);
     let mut agent = Agent {
         link,
         kind: parts.kind,
@@ -203,6 +214,8 @@ pub async fn run<C: Clock>(parts: Parts<C>, stop: impl Future<Output = ()>) -> E
         sample: parts.sample,
         reload: Reload::new(parts.last_good_config, parts.include_dir, parts.config_error),
         site,
+        detecting,
+        flows_asked: false,
         ports_may_differ: false,
         instruments: Some(Instruments {
             host,
@@ -224,6 +237,7 @@ pub async fn run<C: Clock>(parts: Parts<C>, stop: impl Future<Output = ()>) -> E
     };
     agent.send(Command::UpdateState(ComponentState::Running));
     agent.send(Command::WatchConfiguration);
+    agent.violations(&gone);
     let mut measuring: Option<Measuring> = None;
     let mut changes = watch_tables_and_links(agent.warden.port());
     tokio::pin!(stop);
@@ -240,6 +254,7 @@ pub async fn run<C: Clock>(parts: Parts<C>, stop: impl Future<Output = ()>) -> E
         agent.site.keep_watches(&mut watches, both.monotonic);
         agent.follow_site();
         agent.keep_shadows();
+        agent.keep_events();
         agent.report_if_due();
         if measuring.is_none() {
             measuring = agent.measure_if_due();
@@ -270,6 +285,7 @@ pub async fn run<C: Clock>(parts: Parts<C>, stop: impl Future<Output = ()>) -> E
         }
     };
     agent.reporting.persist(&agent.state_dir);
+    agent.detecting.save();
     ended_link(agent.link).await;
     ended
 }
@@ -313,10 +329,12 @@ impl<C: Clock> Agent<C> {
         }
         wake = wake.min(self.warden.next_wake());
         let subscribed = self.subscriptions.holds(&self.shadows.filters());
-        for other in [self.subscriptions.next_retry(), self.shadows.next_wake(subscribed)]
-            .into_iter()
-            .flatten()
-        {
+        let others = [
+            self.subscriptions.next_retry(),
+            self.shadows.next_wake(subscribed),
+            self.detecting.next_wake(),
+        ];
+        for other in others.into_iter().flatten() {
             wake = wake.min(other);
         }
         // never a busy loop, whatever the state above says
@@ -334,7 +352,8 @@ impl<C: Clock> Agent<C> {
         let mut instruments = self.instruments.take()?;
         self.next_sample = now.after(self.sample_interval());
         self.sampled_at = Some(now);
-        let ask = self.site.ask(flows, self.site_now());
+        self.flows_asked = flows || self.detecting.needs_flows(&self.site);
+        let ask = self.site.ask(self.flows_asked, self.site_now());
         for question in &mut self.report_questions {
             question.measuring = true;
         }
@@ -386,6 +405,7 @@ impl<C: Clock> Agent<C> {
         self.follow_site();
         let begun = self.site.take_begun();
         self.reporting.begin_traffic(&begun, &self.site);
+        self.judge_sample(self.flows_asked);
         self.report_if_due();
         self.answer_reports();
     }
@@ -427,6 +447,9 @@ impl<C: Clock> Agent<C> {
     fn nucleus_event(&mut self, event: NucleusEvent) {
         let both = self.now();
         let now = both.monotonic;
+        let Some(event) = self.event_published(event) else {
+            return;
+        };
         match event {
             NucleusEvent::Published { token, result } => match self.shadows.published(token, &result, now) {
                 Some(heard) => heard.into_iter().for_each(|heard| self.heard(heard, both)),
@@ -472,6 +495,7 @@ impl<C: Clock> Agent<C> {
                     self.site.reconfigure(&config, self.site_now());
                     self.next_sample = now;
                     self.config = config;
+                    self.reconfigure_detection();
                     reload::keep(&self.state_dir, &self.config);
                     if self.config.log.level != level {
                         (self.set_log_level)(self.config.log.level);

@@ -94,6 +94,9 @@ impl<C: Clock> Agent<C> {
             Request::QuarantineWhy { thing } => {
                 let _ = asked.reply.send(Answer::Ok(self.warden.why(&thing)));
             }
+            Request::Alarms => {
+                let _ = asked.reply.send(Answer::Ok(self.detecting.alarms(&self.warden)));
+            }
             Request::Devices => {
                 let _ = asked.reply.send(Answer::Ok(self.devices()));
             }

@@ -243,6 +243,11 @@ impl Reporting {
         self.reading = Some(reading);
     }
 
+    /// The core as of the last sample.
+    pub(super) fn core_reading(&self) -> Option<&ThingReading> {
+        self.reading.as_ref()
+    }
+
     /// How a thing's reports are doing.
     pub(super) fn of_thing(&self, now: Monotonic) -> BTreeMap<ThingName, Value> {
         let status = self.schedule.status(now);

@@ -25,6 +25,7 @@ impl<C: Clock> Agent<C> {
             "site": self.site.status(),
             "subscriptions": self.subscriptions.status(),
             "quarantine": self.warden.status(),
+            "detect": self.detecting.status(),
             "shadows": self.shadows.status(),
             "droppedMessages": self.link.dropped(),
             "unreadableMessages": sdk::unreadable_messages(),

@@ -7,7 +7,7 @@ use anyhow::{Context, anyhow};
 use edge_warden::agent::clock::{Clock, SystemClock};
 use edge_warden::agent::site::source::KernelSite;
 use edge_warden::agent::warden::Warden;
-use edge_warden::agent::{self, Ended, Parts, files};
+use edge_warden::agent::{self, Ended, Parts, detecting, files};
 use edge_warden::collect::{HostCollector, HostPaths, HostSample};
 use edge_warden::config::{Config, LogFormat, LogLevel, Mode, STATE_DIR_DEFAULT, load_component, load_file};
 use edge_warden::control::{self, SYSTEM_SOCKET};
@@ -141,6 +141,7 @@ fn begin_standalone(dir: &Path, arguments: &args::Run, clock: SystemClock) -> an
         Some(file) => load_file(file, Mode::Standalone).map_err(invalid)?,
         None => Config::default(),
     };
+    detecting::load(&config).map_err(invalid_profiles)?;
     files::make_folder(dir)?;
     let log = logging::start(filter_of(config.log.level), config.log.format == LogFormat::Json);
     let state_dir = dir.join("state");
@@ -260,7 +261,7 @@ fn file_configuration(file: Option<&Path>) -> Result<Value, NucleusError> {
 /// The configuration to begin with: the nucleus's if it is valid, else the last valid one.
 fn choose(answer: Result<Value, NucleusError>, last_good: &Path) -> anyhow::Result<(Config, Option<String>)> {
     let error = match answer {
-        Ok(value) => match load_component(value.clone(), &include_dir(), Mode::Greengrass) {
+        Ok(value) => match checked(value.clone()) {
             Ok(config) => {
                 if let Some(folder) = last_good.parent() {
                     files::make_folder(folder)?;
@@ -268,7 +269,7 @@ fn choose(answer: Result<Value, NucleusError>, last_good: &Path) -> anyhow::Resu
                 agent::remember_configuration(last_good, &value);
                 return Ok((config, None));
             }
-            Err(error) => invalid(error),
+            Err(error) => error,
         },
         Err(error) => anyhow!(error).context("the configuration cannot be read from the nucleus"),
     };
@@ -283,6 +284,13 @@ fn choose(answer: Result<Value, NucleusError>, last_good: &Path) -> anyhow::Resu
         // a first deployment with an invalid configuration: failing lets Greengrass roll it back
         None => Err(error),
     }
+}
+
+/// A component configuration all of which can be used.
+fn checked(value: Value) -> anyhow::Result<Config> {
+    let config = load_component(value, &include_dir(), Mode::Greengrass).map_err(invalid)?;
+    detecting::load(&config).map_err(invalid_profiles)?;
+    Ok(config)
 }
 
 /// The last configuration that was valid, if one is kept and still is.
@@ -336,6 +344,11 @@ fn now(clock: &SystemClock) -> Now {
 
 fn invalid(error: edge_warden::config::ConfigError) -> anyhow::Error {
     InvalidConfiguration(format!("{:#}", anyhow::Error::new(error))).into()
+}
+
+/// A configuration one of whose profiles cannot be evaluated.
+pub fn invalid_profiles(error: detecting::ProfilesError) -> anyhow::Error {
+    InvalidConfiguration(error.0.join("\n")).into()
 }
 
 fn ready(events: &mut NucleusEvents) -> anyhow::Result<(NucleusKind, ThingName)> {

@@ -35,7 +35,7 @@ pub use metrics::{
     CustomMetric, MAX_CUSTOM_METRICS, MetricName, MetricSource, ProcessMatch, ProcessPattern, TOPIC_PREFIX,
 };
 pub use problem::{ConfigError, MAX_PROBLEMS, Problem, Problems};
-pub use profiles::{MAX_PROFILES, Profile};
+pub use profiles::{MAX_PROFILES, Profile, load_profile};
 pub use raw::{
     RawConfig, RawCustomMetric, RawDetect, RawDevice, RawDiscovery, RawLan, RawLeaseFile, RawLog, RawProfile,
     RawQuarantine, RawReport, RawShadow,

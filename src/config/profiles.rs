@@ -8,10 +8,11 @@ use serde::Serialize;
 use serde_json::{Number, Value};
 
 use super::choice::OnAlarm;
-use super::file::parse;
-use super::problem::{Place, Problems};
+use super::file::{parse, read_limited};
+use super::problem::{ConfigError, Place, Problems};
 use super::raw::{RawConfig, RawProfile};
 use super::sections::read_item;
+use super::values::Mode;
 
 /// The most entries of `detect.profiles`.
 pub const MAX_PROFILES: usize = 100;
@@ -36,6 +37,30 @@ pub struct Profile {
     pub release_when_cleared: bool,
     /// Whether it may quarantine although a silent thing violates it.
     pub force: bool,
+}
+
+/// Reads a file with one entry of `detect.profiles`: a security profile as AWS has it, or a mapping with `profile`.
+///
+/// # Errors
+/// [`ConfigError`]; what the profile itself says is not judged yet.
+pub fn load_profile(path: &Path) -> Result<Profile, ConfigError> {
+    let bytes = read_limited(path).map_err(|source| ConfigError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    let entry = parse(path, &bytes)?;
+    // a text would be another file
+    let entry = if entry.is_string() { Value::Null } else { entry };
+    let mut raw = RawConfig::from_value(serde_json::json!({"detect": {"profiles": [entry]}}));
+    raw.main_file = Some(path.to_owned());
+    let base_dir = path.parent().unwrap_or_else(|| Path::new(""));
+    let config = raw.resolve_includes(base_dir, &read_limited).check(Mode::Standalone)?;
+    // exactly one was written
+    let profile = config.detect.profiles.into_iter().next();
+    profile.ok_or_else(|| ConfigError::Invalid {
+        file: Some(path.to_owned()),
+        problems: Problems::default(),
+    })
 }
 
 /// What the files are that profiles were named by, or why they cannot be used.

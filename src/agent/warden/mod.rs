@@ -233,6 +233,21 @@ impl Warden {
     /// Let an event change who is quarantined.
     pub(super) fn event(&mut self, event: Event, now: Now) {
         let effects = self.quarantine.step(event, now);
+        self.carry_out(effects, now);
+    }
+
+    /// Let an alarm quarantine a thing; the words when it may not.
+    pub(super) fn alarm(&mut self, alarm: Event, now: Now) -> Option<String> {
+        let effects = self.quarantine.step(alarm, now);
+        let refused = effects.iter().find_map(|effect| match effect {
+            Effect::Audit(entry) if entry.what.starts_with("alarm not acted on") => Some(entry.what.clone()),
+            _ => None,
+        });
+        self.carry_out(effects, now);
+        refused
+    }
+
+    fn carry_out(&mut self, effects: Vec<Effect>, now: Now) {
         for effect in effects {
             match effect {
                 Effect::Enforce => self.write_rules(now),
