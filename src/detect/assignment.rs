@@ -6,6 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::datapoint::Role;
+use super::odd;
 use super::profile::Profile;
 use crate::model::ThingName;
 
@@ -132,7 +133,14 @@ impl Assignment {
         release_when_cleared: bool,
         force: bool,
     ) -> Result<Self, SilenceError> {
-        let _ = force;
+        let violated = profile
+            .behaviors()
+            .iter()
+            .filter(|behavior| odd::silence_violates(behavior));
+        let behaviors: Vec<String> = violated.map(|behavior| behavior.name.clone()).collect();
+        if on_alarm == OnAlarm::Quarantine && !force && !behaviors.is_empty() {
+            return Err(SilenceError { behaviors });
+        }
         Ok(Self {
             profile,
             targets,

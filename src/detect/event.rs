@@ -1,6 +1,7 @@
 //! Violation events, as AWS sends them through SNS.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
@@ -61,7 +62,7 @@ pub struct Violation {
     /// `releaseWhenCleared`
     pub release_when_cleared: bool,
     /// The behavior as events repeat it.
-    pub(super) document: Json,
+    pub(super) document: Arc<Json>,
 }
 
 impl Violation {
