@@ -104,10 +104,10 @@ pub enum OnAlarm {
 /// A profile in force.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Assignment {
-    pub(super) profile: Profile,
-    pub(super) targets: Vec<Target>,
-    pub(super) on_alarm: OnAlarm,
-    pub(super) release_when_cleared: bool,
+    profile: Profile,
+    targets: Vec<Target>,
+    on_alarm: OnAlarm,
+    release_when_cleared: bool,
 }
 
 /// A profile that may not quarantine, because things that send nothing violate it.
@@ -153,6 +153,18 @@ impl Assignment {
     #[must_use]
     pub fn profile(&self) -> &Profile {
         &self.profile
+    }
+
+    /// `onAlarm`
+    #[must_use]
+    pub fn on_alarm(&self) -> OnAlarm {
+        self.on_alarm
+    }
+
+    /// `releaseWhenCleared`
+    #[must_use]
+    pub fn release_when_cleared(&self) -> bool {
+        self.release_when_cleared
     }
 
     /// True when the profile is for `thing`.

@@ -34,6 +34,41 @@ pub struct Behavior {
     pub(super) document: Arc<Json>,
 }
 
+impl Behavior {
+    /// What is normal, in AWS's words: `less-than 35000`, `less-than-equals p90 (812)`, `in-port-set`.
+    pub(super) fn normal(&self, threshold: Option<f64>) -> String {
+        let operator = self.operator_name();
+        match (&self.criteria.limit, threshold) {
+            (Limit::Number(limit), _) => format!("{operator} {limit}"),
+            (Limit::Percentile(statistic), Some(threshold)) => format!("{operator} {statistic} ({threshold})"),
+            (Limit::Percentile(statistic), None) => format!("{operator} {statistic}"),
+            (Limit::Ports(_) | Limit::Cidrs(_) | Limit::Numbers(_) | Limit::Strings(_), _) => operator.to_owned(),
+        }
+    }
+
+    fn operator_name(&self) -> &'static str {
+        let kind = self.metric.kind();
+        let fits = |(_, operator, kinds): &&(&'static str, Operator, &[Kind])| {
+            *operator == self.criteria.operator && kinds.contains(&kind)
+        };
+        OPERATORS.iter().find(fits).map_or("", |(name, ..)| name)
+    }
+
+    /// A number that changes when the metric or the criteria do: FNV-1a over their text, the same in every build.
+    pub(super) fn fingerprint(&self) -> u64 {
+        let criteria = self
+            .document
+            .get("criteria")
+            .map(ToString::to_string)
+            .unwrap_or_default();
+        let kind = format!("{:?}", self.metric);
+        let bytes = criteria.bytes().chain(kind.bytes());
+        bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        })
+    }
+}
+
 /// When a datapoint is normal, and how many of them decide.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Criteria {
