@@ -6,6 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::datapoint::Role;
+use super::odd;
 use super::profile::Profile;
 use crate::model::ThingName;
 
@@ -103,10 +104,10 @@ pub enum OnAlarm {
 /// A profile in force.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Assignment {
-    pub(super) profile: Profile,
-    pub(super) targets: Vec<Target>,
-    pub(super) on_alarm: OnAlarm,
-    pub(super) release_when_cleared: bool,
+    profile: Profile,
+    targets: Vec<Target>,
+    on_alarm: OnAlarm,
+    release_when_cleared: bool,
 }
 
 /// A profile that may not quarantine, because things that send nothing violate it.
@@ -132,7 +133,14 @@ impl Assignment {
         release_when_cleared: bool,
         force: bool,
     ) -> Result<Self, SilenceError> {
-        let _ = force;
+        let violated = profile
+            .behaviors()
+            .iter()
+            .filter(|behavior| odd::silence_violates(behavior));
+        let behaviors: Vec<String> = violated.map(|behavior| behavior.name.clone()).collect();
+        if on_alarm == OnAlarm::Quarantine && !force && !behaviors.is_empty() {
+            return Err(SilenceError { behaviors });
+        }
         Ok(Self {
             profile,
             targets,
@@ -145,6 +153,18 @@ impl Assignment {
     #[must_use]
     pub fn profile(&self) -> &Profile {
         &self.profile
+    }
+
+    /// `onAlarm`
+    #[must_use]
+    pub fn on_alarm(&self) -> OnAlarm {
+        self.on_alarm
+    }
+
+    /// `releaseWhenCleared`
+    #[must_use]
+    pub fn release_when_cleared(&self) -> bool {
+        self.release_when_cleared
     }
 
     /// True when the profile is for `thing`.

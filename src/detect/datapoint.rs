@@ -49,7 +49,8 @@ pub enum Value {
     Delta {
         /// How much was added.
         amount: f64,
-        /// The time it took.
+        /// The time it took; in recordings in milliseconds.
+        #[serde(rename = "overMillis", with = "millis")]
         over: Duration,
     },
     /// A number as it is now: AWS's `aws:num-*` (the true total, also of a list that was cut), custom `number`.
@@ -67,3 +68,18 @@ pub enum Value {
 /// Everything measured about one thing in one sample, by metric name. What could not be measured is not in the map.
 /// A value whose kind does not fit its metric, or a number that is not finite, is taken like one that was not measured.
 pub type Datapoints = BTreeMap<String, Value>;
+
+/// Durations as recordings write them.
+mod millis {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        u64::deserialize(deserializer).map(Duration::from_millis)
+    }
+}

@@ -1,10 +1,122 @@
 //! Profiles in words.
 
-use super::profile::Profile;
+use super::metric::Metric;
+use super::odd;
+use super::profile::{Behavior, Limit, Operator, Profile};
+
+/// How many elements of a list are named.
+const NAMED: usize = 5;
 
 /// One sentence per behavior, in the order of the profile.
 #[must_use]
 pub fn explain(profile: &Profile) -> Vec<String> {
-    let _ = profile;
-    Vec::new()
+    profile.behaviors().iter().map(sentence).collect()
+}
+
+fn sentence(behavior: &Behavior) -> String {
+    let criteria = &behavior.criteria;
+    let metric = subject(behavior);
+    let broken = broken(behavior);
+    let times = |count: u8, what: &str, once: &str| match count {
+        1 => once.to_owned(),
+        more => format!("{more} {what} in a row"),
+    };
+    let unit = if is_summed(behavior) { "windows" } else { "samples" };
+    let alarm = times(criteria.to_alarm, unit, "at once");
+    let alarm = if criteria.to_alarm == 1 {
+        alarm
+    } else {
+        format!("after {alarm}")
+    };
+    let clear = times(criteria.to_clear, unit, "the first");
+    let clear = if criteria.to_clear == 1 {
+        let unit = if is_summed(behavior) { "window" } else { "sample" };
+        format!("{clear} normal {unit}")
+    } else {
+        format!("{clear} are normal")
+    };
+    let mut text = format!(
+        "{}: in alarm when {metric} {broken}, {alarm}; cleared after {clear}",
+        behavior.name
+    );
+    if odd::silence_violates(behavior) {
+        text.push_str("; a thing that sends nothing is in alarm too");
+    }
+    if behavior.suppress_alerts {
+        text.push_str("; only listed, not sent (suppressAlerts)");
+    }
+    text.push('.');
+    text
+}
+
+fn is_summed(behavior: &Behavior) -> bool {
+    behavior.metric.is_traffic()
+}
+
+fn subject(behavior: &Behavior) -> String {
+    let (what, sum) = match &behavior.metric {
+        Metric::BytesIn => ("the bytes received", true),
+        Metric::BytesOut => ("the bytes sent", true),
+        Metric::PacketsIn => ("the packets received", true),
+        Metric::PacketsOut => ("the packets sent", true),
+        Metric::ListeningTcpCount => ("the number of listening TCP ports", false),
+        Metric::ListeningUdpCount => ("the number of listening UDP ports", false),
+        Metric::EstablishedCount => ("the number of established TCP connections", false),
+        Metric::ListeningTcp => ("a listening TCP port", false),
+        Metric::ListeningUdp => ("a listening UDP port", false),
+        Metric::Destinations => ("the remote address of an established TCP connection", false),
+        Metric::Custom(name, _) => {
+            let element = if behavior.metric.kind().is_numeric() {
+                ""
+            } else {
+                "an element of "
+            };
+            return format!("{element}{name}");
+        }
+    };
+    match behavior.criteria.duration_seconds {
+        Some(seconds) if sum => format!("{what} in {} minutes", seconds / 60),
+        _ => what.to_owned(),
+    }
+}
+
+fn broken(behavior: &Behavior) -> String {
+    let operator = behavior.criteria.operator;
+    let relation = match operator {
+        Operator::LessThan => "reach or pass",
+        Operator::LessThanEquals => "pass",
+        Operator::GreaterThan => "stay at or below",
+        Operator::GreaterThanEquals => "stay below",
+        Operator::In => "is not among",
+        Operator::NotIn => "is among",
+    };
+    match &behavior.criteria.limit {
+        Limit::Number(limit) => format!("{relation} {limit}"),
+        Limit::Percentile(statistic) => {
+            format!("{relation} the {statistic} of all things that share the profile")
+        }
+        Limit::Ports(_) | Limit::Cidrs(_) | Limit::Numbers(_) | Limit::Strings(_) => {
+            format!("{relation} {}", elements(behavior))
+        }
+    }
+}
+
+/// The elements of a list as written, the first few of them.
+fn elements(behavior: &Behavior) -> String {
+    let value = behavior
+        .document
+        .pointer("/criteria/value")
+        .and_then(|value| value.as_object());
+    let list = value.and_then(|kinds| kinds.values().find_map(|kind| kind.as_array()));
+    let list = list.map(Vec::as_slice).unwrap_or_default();
+    let named: Vec<String> = list
+        .iter()
+        .take(NAMED)
+        .map(|element| element.to_string().replace('"', ""))
+        .collect();
+    match list.len() {
+        0 => "none".to_owned(),
+        length if length > NAMED => format!("{} and {} more", named.join(", "), length - NAMED),
+        _ => named.join(", "),
+    }
 }

@@ -94,6 +94,13 @@ pub(super) enum Kind {
     Strings,
 }
 
+impl Kind {
+    /// True for numbers, false for lists.
+    pub(super) fn is_numeric(self) -> bool {
+        matches!(self, Self::Count | Self::Number)
+    }
+}
+
 impl Metric {
     /// The device-side metric AWS calls `name`.
     #[must_use]

@@ -11,21 +11,30 @@
 //! rule that AWS leaves undocumented.
 
 mod assignment;
+mod course;
 mod datapoint;
 mod engine;
 mod event;
 mod explain;
+mod fields;
+mod judge;
+mod limit;
 mod metric;
+mod odd;
+mod parse;
 mod profile;
 mod replay;
+mod sets;
 mod stored;
+mod window;
 
 pub use assignment::{Assignment, OnAlarm, SilenceError, Target, TargetError};
 pub use datapoint::{Datapoints, Now, Role, Subject, Value};
-pub use engine::{Alarm, AlarmState, Engine};
-pub use event::{EventType, MetricValue, Violation};
+pub use engine::Engine;
+pub use event::{Alarm, AlarmState, EventType, MetricValue, Violation};
 pub use explain::explain;
 pub use metric::{CustomTypes, Metric, MetricType};
 pub use profile::{Behavior, Criteria, Limit, Operator, Parsed, Problem, Profile, ProfileError, Statistic};
 pub use replay::{Replayed, Sample, replay};
+pub use sets::{CidrSet, NumberSet};
 pub use stored::{LoadError, Saved};
