@@ -206,7 +206,7 @@ fn print(out: &mut impl Write, replayed: &Replayed, seen: &Seen, warnings: &[Str
     for event in &replayed.events {
         rows.add_row(vec![
             when(event.time),
-            word(event.event).to_owned(),
+            event.event.as_str().to_owned(),
             event.thing.to_string(),
             printable(&event.profile),
             printable(&event.behavior),
@@ -229,14 +229,6 @@ fn then(event: &Violation) -> &'static str {
         EventType::InAlarm if event.quarantine => "event, quarantine",
         EventType::AlarmCleared if event.release_when_cleared => "event, release",
         EventType::InAlarm | EventType::AlarmCleared | EventType::AlarmInvalidated => "event",
-    }
-}
-
-fn word(event: EventType) -> &'static str {
-    match event {
-        EventType::InAlarm => "in-alarm",
-        EventType::AlarmCleared => "alarm-cleared",
-        EventType::AlarmInvalidated => "alarm-invalidated",
     }
 }
 

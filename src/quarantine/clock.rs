@@ -104,6 +104,17 @@ impl Clock {
         self.last.monotonic.after(agreed.max(self.left(until).min(LOOK_AGAIN)))
     }
 
+    /// When the estimate will be `time`.
+    pub(super) fn reaches(&self, time: UnixTime) -> Monotonic {
+        let left = Duration::from_millis(time.0.saturating_sub(self.time().0));
+        self.last.monotonic.after(left)
+    }
+
+    /// When the clocks were last looked at.
+    pub(super) fn seen(&self) -> Monotonic {
+        self.last.monotonic
+    }
+
     pub(super) fn saved(&self) -> SavedClock {
         SavedClock {
             time: self.time(),

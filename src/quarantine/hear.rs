@@ -171,13 +171,15 @@ impl Quarantine {
                 // removed key has no time of its own (the document's moves with our own reports); what is sure is
                 // that it was there when last read.
                 let closed = matches!(shadow, ShadowRef::Named(_));
-                let began_before = |cause: &Cause| match written {
-                    Some(written) => cause.since.seconds() <= written.seconds(), // its own second included
-                    None => cause.since <= last_read,
+                let before = |began: UnixTime| match written {
+                    Some(written) => began.seconds() <= written.seconds(), // its own second included
+                    None => began <= last_read,
                 };
                 let ends = |k: &CauseKey, cause: &Cause| {
-                    *k == key || (closed && matches!(k, CauseKey::Edge { .. }) && began_before(cause))
+                    *k == key || (closed && matches!(k, CauseKey::Edge { .. }) && before(cause.since))
                 };
+                // an alarm that waits for room, too
+                self.stop_waiting(|waiting| closed && *waiting.began().0 == thing && before(waiting.began().1));
                 let effects = self.end(&thing, ends, who.clone(), "released by the shadow", now);
                 if !effects.is_empty() {
                     effects

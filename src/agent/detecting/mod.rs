@@ -168,7 +168,7 @@ impl Detecting {
         tracing::info!(profiles = loaded.assignments.len(), "security profiles changed");
         self.settings = settings;
         self.warnings = loaded.warnings;
-        let saved = self.aside.take().unwrap_or_else(|| self.engine.save());
+        let saved = self.aside.take().unwrap_or_else(|| self.engine.save(now));
         let (engine, gone) = Engine::new(loaded.assignments, Some(saved), seed(now), now);
         self.engine = engine;
         gone
@@ -191,7 +191,7 @@ impl Detecting {
                 Metric::BytesIn | Metric::BytesOut | Metric::PacketsIn | Metric::PacketsOut | Metric::Custom(..)
             )
         };
-        let judged = |thing: &ThingName| self.engine.metrics(thing, Role::Local).iter().any(from_flows);
+        let judged = |thing: &ThingName| self.engine.metrics(thing, Role::Local).into_iter().any(from_flows);
         self.recorder.is_on() || site.identities().keys().any(judged)
     }
 
@@ -277,8 +277,11 @@ impl Detecting {
     }
 
     /// Keeps alarms over a restart.
-    pub(super) fn save(&mut self) {
-        let text = self.engine.save().to_json();
+    pub(super) fn save(&mut self, now: Now) {
+        // what it gives can always be written
+        let Ok(text) = self.engine.save(now).to_json() else {
+            return;
+        };
         if text == self.saved || self.aside.is_some() {
             return;
         }

@@ -3,11 +3,11 @@
 use super::{Detecting, SAVE_EVERY, begins};
 use crate::agent::Agent;
 use crate::agent::clock::Clock;
-use crate::detect::{EventType, Now, Violation};
+use crate::detect::{Now, Violation};
 use crate::greengrass::link::{Command, NucleusEvent, Token};
 use crate::greengrass::{Destination, NucleusError};
 use crate::model::Monotonic;
-use crate::quarantine::Event;
+use crate::quarantine::{Alarm, Event};
 
 impl<C: Clock> Agent<C> {
     fn detect_now(&self) -> Now {
@@ -28,15 +28,21 @@ impl<C: Clock> Agent<C> {
         self.violations(&events);
         if self.detecting.next_save <= now.monotonic {
             self.detecting.next_save = now.monotonic.after(SAVE_EVERY);
-            self.detecting.save();
+            self.detecting.save(now);
         }
+    }
+
+    /// Keeps alarms over a restart.
+    pub(in crate::agent) fn save_alarms(&mut self) {
+        let now = self.detect_now();
+        self.detecting.save(now);
     }
 
     /// The configuration changed.
     pub(in crate::agent) fn reconfigure_detection(&mut self) {
         let events = self.detecting.reconfigure(&self.config, self.detect_now());
         self.violations(&events);
-        self.detecting.save();
+        self.save_alarms();
     }
 
     /// Acts on alarms: cutting off comes first, then the events go out, then what changed is saved.
@@ -48,18 +54,15 @@ impl<C: Clock> Agent<C> {
             let said = |words: &str| {
                 tracing::warn!(
                     thing = %event.thing, profile = event.profile, behavior = event.behavior,
-                    violation = event.violation_id, value = ?event.value, "{words}"
+                    violation = event.violation_id, value = %event.value, "{words}"
                 );
             };
-            match event.event {
-                EventType::InAlarm => said("in alarm"),
-                EventType::AlarmCleared => said("alarm cleared"),
-                EventType::AlarmInvalidated => said("alarm invalidated"),
-            }
+            said(event.event.as_str());
             self.act(event);
         }
+        self.warden.carry_out(self.now());
         self.detecting.publish(events);
-        self.detecting.save();
+        self.save_alarms();
     }
 
     fn act(&mut self, event: &Violation) {
@@ -71,7 +74,8 @@ impl<C: Clock> Agent<C> {
                 (false, true) => self.quarantine(event),
             };
             self.detecting.note_done(event, words);
-        } else if event.event == EventType::AlarmCleared && event.release_when_cleared && !event.suppressed {
+        } else {
+            // releases only where the profile says so; an alarm that waits for room waits no longer
             let cleared = Event::AlarmCleared {
                 thing: event.thing.clone(),
                 profile: event.profile.clone(),
@@ -86,18 +90,18 @@ impl<C: Clock> Agent<C> {
     fn quarantine(&mut self, event: &Violation) -> String {
         let identity = self.site.identities().get(&event.thing);
         let trusted = identity.is_some_and(|identity| identity.backs_edge_action && !identity.in_conflict);
-        let alarm = Event::Alarm {
+        let alarm = Alarm {
             thing: event.thing.clone(),
             profile: event.profile.clone(),
             behavior: event.behavior.clone(),
             violation_id: event.violation_id.clone(),
             release_when_cleared: event.release_when_cleared,
+            lasts: None,
             trusted,
             known: self.site.known_devices(),
         };
         let refused = self.warden.alarm(alarm, self.now());
-        let standing = self.warden.edge_standing(&event.thing, &event.profile, &event.behavior);
-        refused.or(standing).unwrap_or_else(|| "not quarantined".to_owned())
+        refused.unwrap_or_else(|| "quarantined".to_owned())
     }
 
     /// Hands events to the nucleus, one at a time so that they stay in order.

@@ -2,9 +2,10 @@
 
 use serde_json::{Value, json};
 
-use super::{Backend, Warden};
+use super::Warden;
+use super::backend::Backend;
 use crate::model::ThingName;
-use crate::quarantine::{CauseKey, Enforcement, Held, Verdict};
+use crate::quarantine::{Enforcement, Held, Verdict};
 
 impl Warden {
     /// For `status`.
@@ -49,30 +50,6 @@ impl Warden {
         failed.chain(open).collect()
     }
 
-    /// The things that are cut off.
-    pub(in crate::agent) fn cut_off(&self) -> impl Iterator<Item = &ThingName> {
-        let enforcing = self.enforcement == Enforcement::Enforce;
-        let cut = self.decision.iter();
-        cut.filter(move |(_, verdict)| enforcing && matches!(verdict, Verdict::Cut(_)))
-            .map(|(thing, _)| thing)
-    }
-
-    /// How the quarantine an alarm caused stands, in words; `None` when there is none.
-    pub(in crate::agent) fn edge_standing(&self, thing: &ThingName, profile: &str, behavior: &str) -> Option<String> {
-        let key = CauseKey::Edge {
-            profile: profile.to_owned(),
-            behavior: behavior.to_owned(),
-        };
-        self.quarantine.causes().get(thing)?.get(&key)?;
-        Some(match self.decision.get(thing)? {
-            Verdict::Cut(_) if self.enforcement == Enforcement::Observe => {
-                "quarantined, but enforcement is observe".to_owned()
-            }
-            Verdict::Cut(_) => "quarantined".to_owned(),
-            Verdict::Refused(refusal) => format!("not quarantined: {refusal}"),
-        })
-    }
-
     /// Every thing with a cause, and how it stands.
     pub(in crate::agent) fn list(&mut self) -> Value {
         self.read_back();
@@ -92,8 +69,7 @@ impl Warden {
     fn describe(&self, thing: &ThingName) -> Value {
         let causes: Vec<Value> = self
             .quarantine
-            .causes()
-            .get(thing)
+            .causes_of(thing)
             .into_iter()
             .flatten()
             .map(|(key, cause)| json!({"cause": key.to_string(), "detail": cause}))
