@@ -128,6 +128,49 @@ pub fn run(arguments: &args::Status) -> anyhow::Result<Exit> {
         writeln!(out, "  shadow: {}", text(trouble))?;
     }
     writeln!(out)?;
+    writeln!(
+        out,
+        "DETECT  {} profiles, {} active alarms; `alarms` lists them",
+        size("/detect/profiles"),
+        at("/detect/activeAlarms")
+    )?;
+    let number = |path: &str| status.pointer(path).and_then(Value::as_u64).unwrap_or_default();
+    for (what, path) in [
+        ("events that wait for the cloud", "/detect/events/waiting"),
+        ("events dropped", "/detect/events/dropped"),
+        ("events not published locally", "/detect/localEventsLost"),
+        ("things that are not judged, too many", "/detect/thingsNotJudged"),
+    ] {
+        if number(path) > 0 {
+            writeln!(out, "  {what}: {}", at(path))?;
+        }
+    }
+    for path in [
+        "/detect/events/error",
+        "/detect/events/trouble",
+        "/detect/recording/trouble",
+    ] {
+        if status.pointer(path).is_some_and(Value::is_string) {
+            writeln!(out, "  {}", at(path))?;
+        }
+    }
+    for (what, words) in status
+        .pointer("/detect/trouble")
+        .and_then(Value::as_object)
+        .into_iter()
+        .flatten()
+    {
+        writeln!(out, "  {}: {}", printable(what), text(words))?;
+    }
+    for words in status
+        .pointer("/detect/warnings")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+    {
+        writeln!(out, "  warning: {}", text(words))?;
+    }
+    writeln!(out)?;
     writeln!(out, "SOURCES")?;
     let mut rows = super::plain_table();
     for (name, state) in ["/reports/sources", "/site/sources"]

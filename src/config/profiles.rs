@@ -126,7 +126,7 @@ fn entry(place: &Place, item: Value, files: &ProfileFiles, problems: &mut Proble
         }
     };
     let profile = match raw.profile {
-        Some(written) => mapping(&profile_place, written, files, problems),
+        Some(written) => mapping(&profile_place, &written, files, problems),
         None => {
             problems.push(profile_place.key_problem(
                 "is missing",
@@ -158,7 +158,7 @@ fn entry(place: &Place, item: Value, files: &ProfileFiles, problems: &mut Proble
 }
 
 /// The profile written here, or in the file named here.
-fn mapping(place: &Place, written: Value, files: &ProfileFiles, problems: &mut Problems) -> Option<Value> {
+fn mapping(place: &Place, written: &Value, files: &ProfileFiles, problems: &mut Problems) -> Option<Value> {
     const EXPECTED: &str = "write a security profile as AWS has it, or the path of a file with one";
     let found = match written.as_str() {
         None => Ok(written.clone()),
@@ -172,11 +172,11 @@ fn mapping(place: &Place, written: Value, files: &ProfileFiles, problems: &mut P
     match found {
         Ok(Value::Object(map)) => Some(with_integers(Value::Object(map))),
         Ok(_) => {
-            problems.push(place.problem(&written, "is not a security profile", EXPECTED));
+            problems.push(place.problem(written, "is not a security profile", EXPECTED));
             None
         }
         Err(wrong) => {
-            problems.push(place.problem(&written, wrong, EXPECTED));
+            problems.push(place.problem(written, wrong, EXPECTED));
             None
         }
     }

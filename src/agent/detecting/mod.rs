@@ -25,7 +25,7 @@ use crate::config::{self, Config};
 use crate::detect::{CustomTypes, Engine, EventType, Metric, Now, Role, Sample, Saved, Subject, Violation};
 use crate::greengrass::link::Token;
 use crate::greengrass::{NucleusKind, sdk, topic};
-use crate::model::{Monotonic, ThingName, ThingReading};
+use crate::model::{Monotonic, ThingName, ThingReading, UnixTime};
 
 use super::files::{self, chain};
 use super::site::Site;
@@ -83,6 +83,10 @@ pub(super) struct Detecting {
     cut: BTreeSet<ThingName>,
     /// What was done about alarms, by violation.
     done: BTreeMap<String, String>,
+    /// When the newest sample judged was taken.
+    judged: Option<UnixTime>,
+    /// Things of that sample that were not judged, because there are too many.
+    unwatched: usize,
     /// The alarms of before, while the profiles cannot be used: they go on when that is mended.
     aside: Option<Saved>,
     /// What is on disk.
@@ -139,6 +143,8 @@ impl Detecting {
             max_bytes,
             cut: BTreeSet::new(),
             done: BTreeMap::new(),
+            judged: None,
+            unwatched: 0,
             aside,
             saved: String::new(),
             next_save: now.monotonic,
@@ -201,10 +207,14 @@ impl Detecting {
         if self.is_idle() {
             return Vec::new();
         }
+        self.judged = Some(now.wall);
         let recording = self.recorder.is_on();
         let (mut events, mut samples) = (Vec::new(), Vec::new());
-        let things = std::iter::once((&self.core, Role::Core));
-        let things = things.chain(site.identities().keys().map(|thing| (thing, Role::Local)));
+        // who is cut off may be gone from the LAN, and its alarm lasts all the same
+        let cut: Vec<ThingName> = self.cut.iter().cloned().collect();
+        let gone = cut.iter().filter(|thing| !site.identities().contains_key(*thing));
+        let local = site.identities().keys().chain(gone);
+        let things = std::iter::once((&self.core, Role::Core)).chain(local.map(|thing| (thing, Role::Local)));
         for (thing, role) in things {
             let reading = match role {
                 Role::Core => core.cloned(),
@@ -236,6 +246,7 @@ impl Detecting {
         let core = &self.core;
         self.baselines
             .retain(|thing| thing == core || site.identities().contains_key(thing));
+        self.unwatched = self.engine.unwatched();
         events.extend(self.engine.tick(now));
         if recording {
             self.recorder.record(&samples);

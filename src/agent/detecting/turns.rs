@@ -6,7 +6,7 @@ use crate::agent::clock::Clock;
 use crate::detect::{Now, Violation};
 use crate::greengrass::link::{Command, NucleusEvent, Token};
 use crate::greengrass::{Destination, NucleusError};
-use crate::model::Monotonic;
+use crate::model::{Monotonic, UnixTime};
 use crate::quarantine::{Alarm, Event};
 
 impl<C: Clock> Agent<C> {
@@ -19,8 +19,12 @@ impl<C: Clock> Agent<C> {
 
     /// Judges the sample that was just taken in. `flows`: it has the table of flows.
     pub(in crate::agent) fn judge_sample(&mut self, flows: bool) {
+        // both clocks as they were when the sample was begun
         let mut now = self.detect_now();
-        now.monotonic = self.sampled_at.unwrap_or(now.monotonic);
+        let passed = now.monotonic.since(self.sampled_at.unwrap_or(now.monotonic));
+        now.monotonic = Monotonic(now.monotonic.0.saturating_sub(passed));
+        let passed = u64::try_from(passed.as_millis()).unwrap_or(u64::MAX);
+        now.wall = UnixTime(now.wall.0.saturating_sub(passed));
         self.detecting.note_cut(self.warden.cut_off());
         let events = self
             .detecting

@@ -64,10 +64,12 @@ impl Detecting {
             .collect();
         json!({
             "profiles": profiles,
+            "lastSample": self.judged,
             "activeAlarms": active,
             "events": self.outbox.status(),
             "localEventsLost": self.local_lost,
             "recording": self.recorder.status(),
+            "thingsNotJudged": self.unwatched,
             "warnings": self.warnings,
             "trouble": self.trouble,
         })
