@@ -371,6 +371,7 @@ impl Running {
                 state_dir: dir.clone(),
                 include_dir: dir.clone(),
                 last_good_config: None,
+                privileges: None,
                 stop_after_reports: None,
                 set_log_level: Box::new(|_| {}),
             };

@@ -155,7 +155,12 @@ pub async fn run<C: Clock>(parts: Parts<C>, stop: impl Future<Output = ()>) -> E
         shadows: Shadows::new(&parts.config.quarantine.shadow, shadows::reads_at_once(parts.kind), now),
         warden: parts.warden,
         sample: parts.sample,
-        reload: Reload::new(parts.last_good_config, parts.include_dir, parts.config_error),
+        reload: Reload::new(
+            parts.last_good_config,
+            parts.include_dir,
+            parts.config_error,
+            parts.privileges,
+        ),
         site,
         detecting,
         flows_asked: false,

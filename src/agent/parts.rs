@@ -13,6 +13,7 @@ use crate::control::Asked;
 use crate::greengrass::NucleusKind;
 use crate::greengrass::link::{NucleusEvents, NucleusLink};
 use crate::model::ThingName;
+use crate::sandbox::Held;
 
 /// Everything the agent is made of.
 pub struct Parts<C> {
@@ -52,6 +53,8 @@ pub struct Parts<C> {
     pub include_dir: PathBuf,
     /// Where the last valid configuration is kept; `None` when a file is the configuration.
     pub last_good_config: Option<PathBuf>,
+    /// What this process gave up when it started; `None`: nothing was given up (tests).
+    pub privileges: Option<Held>,
     /// Stop after this many accepted reports of the core.
     pub stop_after_reports: Option<u64>,
     /// Told when the log level changes.

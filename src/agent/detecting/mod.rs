@@ -15,7 +15,6 @@ mod turns;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -352,10 +351,9 @@ fn recall(state_dir: &Path) -> (Option<Saved>, Option<String>) {
 /// A random number for violation ids; without a source of them the time will do.
 fn seed(now: Now) -> u128 {
     let mut bytes = [0; 16];
-    let read = std::fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes));
-    match read {
-        Ok(()) => u128::from_ne_bytes(bytes),
-        Err(_) => u128::from(now.wall.0) << 64 | now.monotonic.0.as_nanos(),
+    match rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::NONBLOCK) {
+        Ok(16) => u128::from_ne_bytes(bytes),
+        Ok(_) | Err(_) => u128::from(now.wall.0) << 64 | now.monotonic.0.as_nanos(),
     }
 }
 
