@@ -12,10 +12,12 @@ use proptest::test_runner::{RngAlgorithm, TestRng};
 use serde_json::{Value as Json, json};
 
 use super::generate::{self, Case, Dice, Restart};
-use super::reference::{Datum, Event, Reference};
+use super::reference::{Behavior, Datum, Event, Limit, Reference};
 
-/// How many cases each of the four tests runs.
-const CASES: u32 = 500;
+/// How many histories each of the four tests lives through.
+const HISTORIES: u32 = 25_000;
+/// How many histories each random set of profiles gets.
+const PER_PROFILE: u32 = 5;
 
 pub(super) fn custom() -> CustomTypes {
     CustomTypes::from([
@@ -26,9 +28,9 @@ pub(super) fn custom() -> CustomTypes {
     ])
 }
 
-fn assignments(case: &Case) -> Vec<Assignment> {
+fn assignments(behaviors: &[Behavior]) -> Vec<Assignment> {
     let mut profiles: BTreeMap<&str, (&str, Vec<Json>)> = BTreeMap::new();
-    for behavior in &case.behaviors {
+    for behavior in behaviors {
         let profile = profiles
             .entry(&behavior.profile)
             .or_insert((behavior.target, Vec::new()));
@@ -58,25 +60,24 @@ fn value(datum: &Datum) -> Value {
     }
 }
 
-/// The engine's events in the reference's words, and the alarms that last after each round.
+/// The engine's events in the reference's words, and the alarms that last at the end.
 struct Ran {
     events: Vec<Event>,
-    active: Vec<Vec<(String, String, String, Json)>>,
+    active: Vec<(String, String, String, Json)>,
 }
 
-fn engine(case: &Case) -> Ran {
+fn engine(case: &Case, assignments: &[Assignment]) -> Ran {
     let names: BTreeMap<&str, ThingName> = generate::THINGS
         .iter()
         .map(|name| (*name, name.parse().unwrap()))
         .collect();
-    let assignments = assignments(case);
     let wall = |now: u64| UnixTime(1_795_000_000_000 + now);
     let (mut now, mut boot) = (0_u64, 0_u64);
     let both = |now: u64, boot: u64| Now {
         monotonic: Monotonic(Duration::from_millis(now - boot)),
         wall: wall(now),
     };
-    let (mut engine, _) = Engine::new(assignments.clone(), None, 1, both(0, 0));
+    let (mut engine, _) = Engine::new(assignments.to_vec(), None, 1, both(0, 0));
     let mut ids: Vec<String> = Vec::new();
     let mut ran = Ran {
         events: Vec::new(),
@@ -92,7 +93,7 @@ fn engine(case: &Case) -> Ran {
         if round.restart != Restart::No {
             // through text, as on disk
             let saved = Saved::from_json(&engine.save(before).to_json().unwrap()).unwrap();
-            let (resumed, events) = Engine::new(assignments.clone(), Some(saved), 2 + number as u128, at);
+            let (resumed, events) = Engine::new(assignments.to_vec(), Some(saved), 2 + number as u128, at);
             assert!(events.is_empty(), "nothing was changed");
             engine = resumed;
         }
@@ -130,25 +131,24 @@ fn engine(case: &Case) -> Ran {
                 alarm: id,
             });
         }
-        let active = engine.alarms().into_iter().filter(|alarm| alarm.until.is_none());
-        let active = active.map(|alarm| {
-            let value = json!(alarm.last_value);
-            (
-                alarm.thing_name.to_string(),
-                alarm.security_profile_name,
-                alarm.behavior,
-                value,
-            )
-        });
-        ran.active.push(active.collect());
     }
+    let active = engine.alarms().into_iter().filter(|alarm| alarm.until.is_none());
+    let active = active.map(|alarm| {
+        let value = json!(alarm.last_value);
+        (
+            alarm.thing_name.to_string(),
+            alarm.security_profile_name,
+            alarm.behavior,
+            value,
+        )
+    });
+    ran.active = active.collect();
     ran
 }
 
 fn reference(case: &Case) -> Ran {
     let mut reference = Reference::new(case.behaviors.clone());
     let mut now = 0;
-    let mut active = Vec::new();
     for (number, round) in case.rounds.iter().enumerate() {
         now += round.wait;
         if round.restart != Restart::No {
@@ -158,16 +158,18 @@ fn reference(case: &Case) -> Ran {
             reference.observe(number, now, thing, *cut, data);
         }
         reference.tick(number, now);
-        active.push(reference.active());
     }
     Ran {
+        active: reference.active(),
         events: reference.events,
-        active,
     }
 }
 
 fn disagreement(case: &Case) -> Option<String> {
-    let (engine, reference) = (engine(case), reference(case));
+    disagree(&engine(case, &assignments(&case.behaviors)), &reference(case))
+}
+
+fn disagree(engine: &Ran, reference: &Ran) -> Option<String> {
     if engine.events != reference.events {
         return Some(format!(
             "engine {:#?}\nreference {:#?}",
@@ -227,7 +229,7 @@ fn smallest(mut case: Case) -> Case {
 /// What the random histories reached, so that agreement is not agreement about nothing.
 #[derive(Debug, Default)]
 struct Reached {
-    cases: u32,
+    histories: u32,
     in_alarm: u32,
     cleared: u32,
     invalidated: u32,
@@ -235,41 +237,58 @@ struct Reached {
     by_percentile: u32,
 }
 
-/// Runs `tests` cases. The same ones each time, because a test that fails now and then teaches nobody;
+impl Reached {
+    fn count(&mut self, behaviors: &[Behavior], events: &[Event]) {
+        self.histories += 1;
+        for event in events {
+            match event.kind {
+                "in-alarm" => self.in_alarm += 1,
+                "alarm-cleared" => self.cleared += 1,
+                _ => self.invalidated += 1,
+            }
+            let is_it = |b: &&Behavior| b.profile == event.profile && b.name == event.behavior;
+            let behavior = behaviors.iter().find(is_it).unwrap();
+            *self.by_metric.entry(behavior.metric).or_default() += 1;
+            self.by_percentile += u32::from(matches!(behavior.limit, Limit::Percentile(_)));
+        }
+    }
+}
+
+/// Runs that many histories. The same ones each time, because a test that fails now and then teaches nobody;
 /// `EDGE_WARDEN_SEED=N` tries others.
-fn agree(quarter: u8, tests: u32) {
+fn agree(quarter: u8, histories: u32) {
     let seed: u64 = std::env::var("EDGE_WARDEN_SEED").map_or(0, |text| text.parse().unwrap());
     let mut bytes = [quarter; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
     let mut rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
     let mut reached = Reached::default();
-    for number in 0..tests {
-        let case = Dice(&mut rng).case();
-        if disagreement(&case).is_some() {
-            let case = smallest(case);
-            panic!("case {number}: {case:?}\n{}", disagreement(&case).unwrap());
-        }
-        reached.cases += 1;
-        for event in reference(&case).events {
-            match event.kind {
-                "in-alarm" => reached.in_alarm += 1,
-                "alarm-cleared" => reached.cleared += 1,
-                _ => reached.invalidated += 1,
+    while reached.histories < histories {
+        let behaviors = Dice(&mut rng).behaviors();
+        let assignments = assignments(&behaviors);
+        // reading profiles costs more than living through a history
+        for _ in 0..PER_PROFILE {
+            let rounds = Dice(&mut rng).history(&behaviors);
+            let case = Case {
+                behaviors: behaviors.clone(),
+                rounds,
+            };
+            let expected = reference(&case);
+            if disagree(&engine(&case, &assignments), &expected).is_some() {
+                let number = reached.histories;
+                let case = smallest(case);
+                panic!("history {number}: {case:?}\n{}", disagreement(&case).unwrap());
             }
-            let behavior = case.behaviors.iter().find(|b| b.profile == event.profile && b.name == event.behavior);
-            let behavior = behavior.unwrap();
-            *reached.by_metric.entry(behavior.metric).or_default() += 1;
-            reached.by_percentile += u32::from(matches!(behavior.limit, super::reference::Limit::Percentile(_)));
+            reached.count(&behaviors, &expected.events);
         }
     }
     println!("{reached:?}");
-    assert_eq!(reached.cases, tests);
+    assert_eq!(reached.histories, histories);
     assert!(
-        reached.in_alarm > tests / 2 && reached.cleared > tests / 4,
+        reached.in_alarm > histories / 2 && reached.cleared > histories / 4,
         "{reached:?}"
     );
     assert!(
-        reached.invalidated > tests / 1000 && reached.by_percentile > tests / 20,
+        reached.invalidated > histories / 1000 && reached.by_percentile > histories / 20,
         "{reached:?}"
     );
     assert_eq!(reached.by_metric.len(), generate::METRICS.len(), "{reached:?}");
@@ -278,20 +297,20 @@ fn agree(quarter: u8, tests: u32) {
 // four tests, so that they share the processors
 #[test]
 fn engine_and_reference_agree_on_the_first_quarter() {
-    agree(1, CASES);
+    agree(1, HISTORIES);
 }
 
 #[test]
 fn engine_and_reference_agree_on_the_second_quarter() {
-    agree(2, CASES);
+    agree(2, HISTORIES);
 }
 
 #[test]
 fn engine_and_reference_agree_on_the_third_quarter() {
-    agree(3, CASES);
+    agree(3, HISTORIES);
 }
 
 #[test]
 fn engine_and_reference_agree_on_the_fourth_quarter() {
-    agree(4, CASES);
+    agree(4, HISTORIES);
 }

@@ -1,7 +1,7 @@
 //! Random profiles and histories. Small numbers, so that limits are met exactly; few things, so that every rule meets
 //! every other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use proptest::prelude::Rng;
@@ -9,7 +9,7 @@ use serde_json::{Value as Json, json};
 
 use super::reference::{Behavior, Datum, Limit};
 
-pub(super) const THINGS: [&str; 4] = ["cam-1", "cam-2", "core", "plc"];
+pub(super) const THINGS: [&str; 3] = ["cam-1", "cam-2", "core"];
 
 /// Every metric there is, with the four types of custom metrics.
 pub(super) const METRICS: [&str; 14] = [
@@ -76,11 +76,11 @@ impl<R: Rng> Dice<'_, R> {
         (0..self.below(most + 1)).map(|_| element(self)).collect()
     }
 
-    pub(super) fn case(&mut self) -> Case {
+    pub(super) fn behaviors(&mut self) -> Vec<Behavior> {
         // few metrics per case, so that behaviors share them
         let metrics: Vec<&'static str> = (0..=self.below(2)).map(|_| self.pick(&METRICS)).collect();
         let mut behaviors = Vec::new();
-        for profile in 0..=self.below(2) {
+        for profile in 0..=self.below(4) / 3 {
             let target = self.pick(&["all", "all", "cam-*", "core"]);
             for number in 0..=self.below(2) {
                 let mut behavior = self.behavior(&metrics);
@@ -90,6 +90,12 @@ impl<R: Rng> Dice<'_, R> {
                 behaviors.push(behavior);
             }
         }
+        behaviors
+    }
+
+    /// What happens to the things under these behaviors.
+    pub(super) fn history(&mut self, behaviors: &[Behavior]) -> Vec<Round> {
+        let metrics: BTreeSet<&'static str> = behaviors.iter().map(|behavior| behavior.metric).collect();
         let steps = self.pick(&[
             &[10_000_u64][..],
             &[60_000],
@@ -101,12 +107,16 @@ impl<R: Rng> Dice<'_, R> {
         let calm = self.chance(2);
         let mut clocks: BTreeMap<(&'static str, &'static str), u64> = BTreeMap::new();
         let (mut now, mut boot) = (0_u64, 0_u64);
-        let count = 1 + self.below(24);
+        let count = 1 + if self.chance(20) {
+            self.below(40)
+        } else {
+            self.below(11)
+        };
         let mut rounds = Vec::new();
         for _ in 0..count {
             let mut wait = self.pick(steps);
-            if self.chance(60) {
-                wait = self.pick(&[86_400_000, 172_800_000, 180_000_000, 3_600_000]);
+            if self.chance(40) {
+                wait = self.pick(&[86_400_000, 172_800_000, 180_000_000, 180_000_000, 3_600_000]);
             }
             now += wait;
             let restart = match self.below(60) {
@@ -137,7 +147,7 @@ impl<R: Rng> Dice<'_, R> {
             }
             rounds.push(Round { wait, restart, things });
         }
-        Case { behaviors, rounds }
+        rounds
     }
 
     fn behavior(&mut self, metrics: &[&'static str]) -> Behavior {

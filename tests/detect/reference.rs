@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::rc::Rc;
 
 use serde_json::{Value as Json, json};
 
@@ -66,14 +67,14 @@ struct Line {
     /// The last verdict of a window, and when.
     last_window: Option<(u64, bool)>,
     /// The alarm and the value of its latest violation.
-    alarm: Option<(usize, Json)>,
+    alarm: Option<(usize, Datum)>,
     heard: u64,
     /// The latest number that waits for a percentile: when, how much, whether a sum, whether new.
     waiting: Option<(u64, f64, bool, bool)>,
 }
 
 pub(super) struct Reference {
-    behaviors: Vec<Behavior>,
+    behaviors: Vec<Rc<Behavior>>,
     lines: BTreeMap<(&'static str, usize), Line>,
     cut: BTreeMap<&'static str, bool>,
     alarms: usize,
@@ -96,7 +97,7 @@ const COUNTS: [&str; 3] = [
 impl Reference {
     pub(super) fn new(behaviors: Vec<Behavior>) -> Self {
         Self {
-            behaviors,
+            behaviors: behaviors.into_iter().map(Rc::new).collect(),
             lines: BTreeMap::new(),
             cut: BTreeMap::new(),
             alarms: 0,
@@ -133,7 +134,7 @@ impl Reference {
     ) {
         self.cut.insert(thing, cut);
         for index in 0..self.behaviors.len() {
-            let behavior = self.behaviors[index].clone();
+            let behavior = Rc::clone(&self.behaviors[index]);
             if !is_for(behavior.target, thing) {
                 continue;
             }
@@ -166,7 +167,7 @@ impl Reference {
             .collect();
         let keys: Vec<(&'static str, usize)> = self.lines.keys().copied().collect();
         for (thing, index) in keys {
-            let behavior = self.behaviors[index].clone();
+            let behavior = Rc::clone(&self.behaviors[index]);
             let mut line = self.lines.remove(&(thing, index)).unwrap();
             if let Some((at, value, is_sum, true)) = line.waiting {
                 line.waiting = Some((at, value, is_sum, false));
@@ -174,8 +175,7 @@ impl Reference {
                     let violates = !compare(value, behavior.operator, limit);
                     let counts = !is_sum || takes_window(&mut line, now, window_of(&behavior), violates);
                     if counts {
-                        let value = number_json(value, behavior.metric);
-                        self.count(round, thing, &behavior, &mut line, violates, value);
+                        self.count(round, thing, &behavior, &mut line, violates, Datum::Gauge(value));
                     }
                 }
             }
@@ -226,7 +226,7 @@ impl Reference {
         behavior: &Behavior,
         line: &mut Line,
         violates: bool,
-        value: Json,
+        value: Datum,
     ) {
         line.verdicts.push(violates);
         let last_are = |count: usize, what: bool| {
@@ -251,7 +251,7 @@ impl Reference {
         thing: &'static str,
         behavior: &Behavior,
         kind: &'static str,
-        value: Json,
+        value: Datum,
         alarm: usize,
     ) {
         self.events.push(Event {
@@ -260,7 +260,7 @@ impl Reference {
             profile: behavior.profile.clone(),
             behavior: behavior.name.clone(),
             kind,
-            value,
+            value: shown(behavior, &value),
             alarm,
         });
     }
@@ -274,7 +274,7 @@ impl Reference {
                 (*thing).to_owned(),
                 behavior.profile.clone(),
                 behavior.name.clone(),
-                value.clone(),
+                shown(behavior, value),
             ))
         });
         open.collect()
@@ -317,12 +317,12 @@ fn window_of(behavior: &Behavior) -> u64 {
 }
 
 /// The verdict of one sample, or none.
-fn verdict(behavior: &Behavior, line: &mut Line, datum: &Datum, now: u64) -> Option<(bool, Json)> {
+fn verdict(behavior: &Behavior, line: &mut Line, datum: &Datum, now: u64) -> Option<(bool, Datum)> {
     match datum {
         Datum::Gauge(number) => {
             if let Limit::Number(limit) = behavior.limit {
                 let violates = !compare(*number, behavior.operator, limit);
-                return Some((violates, number_json(*number, behavior.metric)));
+                return Some((violates, Datum::Gauge(*number)));
             }
             line.waiting = Some((now, *number, false, true));
             None
@@ -347,9 +347,9 @@ fn verdict(behavior: &Behavior, line: &mut Line, datum: &Datum, now: u64) -> Opt
             if !takes_window(line, now, window, violates) {
                 return None;
             }
-            Some((violates, number_json(sum, behavior.metric)))
+            Some((violates, Datum::Gauge(sum)))
         }
-        list => Some(list_verdict(behavior, list)),
+        list => Some((elements(behavior, list).iter().any(|(_, foul)| *foul), list.clone())),
     }
 }
 
@@ -429,41 +429,67 @@ fn number_json(number: f64, metric: &str) -> Json {
     }
 }
 
-fn list_verdict(behavior: &Behavior, list: &Datum) -> (bool, Json) {
+/// Each element of a list, and whether it breaks the behavior.
+fn elements<'a>(behavior: &Behavior, list: &'a Datum) -> Vec<(Element<'a>, bool)> {
     let is_deny = behavior.operator.starts_with("not-in");
-    let (key, elements): (&str, Vec<(Json, bool)>) = match (list, &behavior.limit) {
-        (Datum::Ports(ports), Limit::Ports(set)) => (
-            "ports",
-            ports.iter().map(|port| (json!(port), set.contains(port))).collect(),
-        ),
-        (Datum::Numbers(numbers), Limit::Numbers(set)) => {
-            let plain = |n: &f64| if n.fract() == 0.0 { json!(*n as i64) } else { json!(n) };
-            (
-                "numbers",
-                numbers.iter().map(|n| (plain(n), set.iter().any(|m| m == n))).collect(),
-            )
-        }
-        (Datum::Strings(strings), Limit::Strings(set)) => (
-            "strings",
-            strings.iter().map(|s| (json!(s), set.contains(&s.as_str()))).collect(),
-        ),
+    match (list, &behavior.limit) {
+        (Datum::Ports(ports), Limit::Ports(set)) => ports
+            .iter()
+            .map(|port| (Element::Port(*port), set.contains(port) == is_deny))
+            .collect(),
+        (Datum::Numbers(numbers), Limit::Numbers(set)) => numbers
+            .iter()
+            .map(|n| (Element::Number(*n), set.iter().any(|m| m == n) == is_deny))
+            .collect(),
+        (Datum::Strings(strings), Limit::Strings(set)) => strings
+            .iter()
+            .map(|s| (Element::Text(s), set.contains(&s.as_str()) == is_deny))
+            .collect(),
         (Datum::Addresses(addresses), Limit::Cidrs(set)) => {
-            let of = |ip: &IpAddr| (json!(unmapped(*ip)), set.iter().any(|cidr| holds(cidr, *ip)));
-            ("cidrs", addresses.iter().map(of).collect())
+            let foul = |ip: &IpAddr| set.iter().any(|cidr| holds(cidr, *ip)) == is_deny;
+            addresses
+                .iter()
+                .map(|ip| (Element::Address(unmapped(*ip)), foul(ip)))
+                .collect()
         }
         other => panic!("{other:?}"),
+    }
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum Element<'a> {
+    Port(u16),
+    Number(f64),
+    Text(&'a str),
+    Address(IpAddr),
+}
+
+/// A value as events have it: numbers plain, lists without repetition and what is foul first.
+fn shown(behavior: &Behavior, value: &Datum) -> Json {
+    let key = match value {
+        Datum::Gauge(number) | Datum::Delta(number, _) => return number_json(*number, behavior.metric),
+        Datum::Ports(_) => "ports",
+        Datum::Addresses(_) => "cidrs",
+        Datum::Numbers(_) => "numbers",
+        Datum::Strings(_) => "strings",
     };
-    let violates = elements.iter().any(|(_, inside)| *inside == is_deny);
-    let mut shown: Vec<Json> = Vec::new();
-    for foul in [true, false] {
-        for (element, inside) in &elements {
-            if (*inside == is_deny) == foul && !shown.contains(element) {
-                shown.push(element.clone());
+    let elements = elements(behavior, value);
+    let mut listed: Vec<Element<'_>> = Vec::new();
+    for wanted in [true, false] {
+        for (element, foul) in &elements {
+            if *foul == wanted && !listed.contains(element) {
+                listed.push(element.clone());
             }
         }
     }
-    shown.truncate(50);
-    (violates, json!({ key: shown }))
+    let json = listed.iter().take(50).map(|element| match element {
+        Element::Port(port) => json!(port),
+        Element::Number(number) if number.fract() == 0.0 => json!(*number as i64),
+        Element::Number(number) => json!(number),
+        Element::Text(text) => json!(text),
+        Element::Address(ip) => json!(ip),
+    });
+    json!({ key: json.collect::<Vec<Json>>() })
 }
 
 fn unmapped(ip: IpAddr) -> IpAddr {
