@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -104,8 +105,8 @@ pub enum OnAlarm {
 /// A profile in force.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Assignment {
-    profile: Profile,
-    targets: Vec<Target>,
+    profile: Arc<Profile>,
+    targets: Arc<[Target]>,
     on_alarm: OnAlarm,
     release_when_cleared: bool,
 }
@@ -142,8 +143,8 @@ impl Assignment {
             return Err(SilenceError { behaviors });
         }
         Ok(Self {
-            profile,
-            targets,
+            profile: Arc::new(profile),
+            targets: targets.into(),
             on_alarm,
             release_when_cleared,
         })

@@ -1,6 +1,7 @@
 //! The state of every behavior of every thing.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::assignment::{Assignment, OnAlarm};
@@ -35,7 +36,7 @@ const FEWEST_FOR_PERCENTILE: usize = 3;
 pub(super) struct Rule {
     pub(super) assignment: usize,
     pub(super) profile: String,
-    pub(super) behavior: Behavior,
+    pub(super) behavior: Arc<Behavior>,
     pub(super) fingerprint: u64,
     on_alarm: OnAlarm,
     release_when_cleared: bool,
@@ -148,7 +149,7 @@ impl Engine {
                 assignment: self.assignments.len(),
                 profile: assignment.profile().name().to_owned(),
                 fingerprint: behavior.fingerprint(),
-                behavior: behavior.clone(),
+                behavior: Arc::clone(behavior),
                 on_alarm: assignment.on_alarm(),
                 release_when_cleared: assignment.release_when_cleared(),
                 window: 0,

@@ -10,7 +10,7 @@ const NAMED: usize = 5;
 /// One sentence per behavior, in the order of the profile.
 #[must_use]
 pub fn explain(profile: &Profile) -> Vec<String> {
-    profile.behaviors().iter().map(sentence).collect()
+    profile.behaviors().iter().map(|behavior| sentence(behavior)).collect()
 }
 
 fn sentence(behavior: &Behavior) -> String {

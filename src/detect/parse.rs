@@ -172,7 +172,7 @@ fn retain(field: &str, value: &Json, custom: &CustomTypes, found: &mut Findings)
     }
 }
 
-fn behaviors(object: &Map<String, Json>, custom: &CustomTypes, found: &mut Findings) -> Vec<Behavior> {
+fn behaviors(object: &Map<String, Json>, custom: &CustomTypes, found: &mut Findings) -> Vec<Arc<Behavior>> {
     let listed = present(object, "behaviors").and_then(|list| found.array("behaviors", list));
     let listed = listed.unwrap_or_default();
     if listed.len() > MOST_BEHAVIORS {
@@ -191,7 +191,7 @@ fn behaviors(object: &Map<String, Json>, custom: &CustomTypes, found: &mut Findi
         elements = elements.saturating_add(limit::elements(entry.pointer("/criteria/value")));
         if let Some(behavior) = behavior(entry, custom, found) {
             if names.insert(behavior.name.clone()) {
-                behaviors.push(behavior);
+                behaviors.push(Arc::new(behavior));
             } else {
                 found.problem("name", "another behavior of this profile has the same");
             }

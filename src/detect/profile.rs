@@ -15,7 +15,7 @@ use super::sets::{CidrSet, NumberSet};
 pub struct Profile {
     pub(super) name: String,
     pub(super) description: Option<String>,
-    pub(super) behaviors: Vec<Behavior>,
+    pub(super) behaviors: Vec<Arc<Behavior>>,
     pub(super) alert_targets: Option<Json>,
 }
 
@@ -334,7 +334,7 @@ impl Profile {
 
     /// `behaviors`, in the order written.
     #[must_use]
-    pub fn behaviors(&self) -> &[Behavior] {
+    pub fn behaviors(&self) -> &[Arc<Behavior>] {
         &self.behaviors
     }
 
