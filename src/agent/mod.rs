@@ -5,7 +5,7 @@
 
 pub mod boot_unit;
 pub mod clock;
-pub mod custom;
+mod custom;
 pub mod files;
 pub mod host;
 mod questions;
@@ -37,9 +37,11 @@ use crate::greengrass::{ComponentState, Destination, NucleusError, NucleusKind};
 use crate::model::{Monotonic, ThingName};
 use crate::quarantine::Now;
 
+pub use custom::CustomReadings;
 pub use reload::{LAST_GOOD, keep as keep_configuration, remember as remember_configuration};
 
 use clock::Clock;
+use custom::{CustomMetrics, CustomSample, Sensors};
 use host::HostSource;
 use reload::Reload;
 use reporting::{Place, Reporting};
@@ -111,9 +113,17 @@ pub enum Ended {
 struct Instruments {
     host: Box<dyn HostSource>,
     site: Box<dyn SiteSource>,
+    custom: Sensors,
 }
 
-type Measuring = JoinHandle<(Instruments, HostSample, SiteSample)>;
+/// What a sample brought.
+struct Measurement {
+    host: HostSample,
+    site: SiteSample,
+    custom: CustomSample,
+}
+
+type Measuring = JoinHandle<(Instruments, Measurement)>;
 
 struct Agent<C> {
     clock: C,
@@ -135,6 +145,7 @@ struct Agent<C> {
     /// A sample was taken since the quarantine was last told who is behind which port.
     ports_may_differ: bool,
     site: Site,
+    custom: CustomMetrics,
     /// Idle between samples; `None` while a sample is being taken.
     instruments: Option<Instruments>,
     next_sample: Monotonic,
@@ -203,10 +214,12 @@ pub async fn run<C: Clock>(parts: Parts<C>, stop: impl Future<Output = ()>) -> E
         sample: parts.sample,
         reload: Reload::new(parts.last_good_config, parts.include_dir, parts.config_error),
         site,
+        custom: CustomMetrics::new(&parts.config),
         ports_may_differ: false,
         instruments: Some(Instruments {
             host,
             site: site_source,
+            custom: Sensors::new(&parts.state_dir),
         }),
         next_sample: now,
         sampled_at: None,
@@ -275,7 +288,7 @@ pub async fn run<C: Clock>(parts: Parts<C>, stop: impl Future<Output = ()>) -> E
 }
 
 /// The sample being taken; never ready when none is.
-async fn finished(measuring: &mut Option<Measuring>) -> Option<(Instruments, HostSample, SiteSample)> {
+async fn finished(measuring: &mut Option<Measuring>) -> Option<(Instruments, Measurement)> {
     match measuring {
         Some(handle) => handle.await.ok(),
         None => std::future::pending().await,
@@ -335,13 +348,15 @@ impl<C: Clock> Agent<C> {
         self.next_sample = now.after(self.sample_interval());
         self.sampled_at = Some(now);
         let ask = self.site.ask(flows, self.site_now());
+        let custom = self.custom.ask(self.clock.real(Duration::from_secs(1)));
         for question in &mut self.report_questions {
             question.measuring = true;
         }
         Some(tokio::task::spawn_blocking(move || {
             let host = instruments.host.collect();
             let site = instruments.site.collect(&host, &ask);
-            (instruments, host, site)
+            let custom = instruments.custom.collect(&custom);
+            (instruments, Measurement { host, site, custom })
         }))
     }
 
@@ -369,18 +384,27 @@ impl<C: Clock> Agent<C> {
         self.reporting.set_local_things(self.site.reporting_things(), now);
     }
 
-    fn measured(&mut self, finished: Option<(Instruments, HostSample, SiteSample)>) {
+    fn measured(&mut self, finished: Option<(Instruments, Measurement)>) {
         // a collector that panicked is gone; there is nothing left to measure with, so say it and let the nucleus restart us
-        let Some((instruments, sample, site_sample)) = finished else {
+        let Some((instruments, measurement)) = finished else {
             tracing::error!("measuring this host failed in an unforeseen way; reports stop until a restart");
             return;
         };
         self.instruments = Some(instruments);
         self.samples += 1;
+        let Measurement {
+            host: sample,
+            site: site_sample,
+            custom,
+        } = measurement;
         self.reporting.observe(&sample);
         self.warden.look_around(&sample, &self.config);
         let both = self.site_now();
         self.site.observe(&sample, site_sample, both);
+        let failing = self.reporting.failing().chain(self.site.failing());
+        let failing = failing.map(str::to_owned).collect();
+        self.custom
+            .observe(custom, &sample, &self.site, failing, both.monotonic);
         self.ports_may_differ = true;
         self.sample = sample;
         self.follow_site();
@@ -396,7 +420,7 @@ impl<C: Clock> Agent<C> {
         if self.reporting.next_due().is_none_or(|due| due > now) || !self.is_fresh(now) {
             return;
         }
-        if let Some(publish) = self.reporting.next_report(&self.site, now, wall) {
+        if let Some(publish) = self.reporting.next_report(&self.site, &mut self.custom, now, wall) {
             let token = self.tokens.next();
             self.reporting.publishing(token, &publish);
             // before the publish: not even a crash right after it may bring the next report too early
@@ -450,6 +474,9 @@ impl<C: Clock> Agent<C> {
                 if self.site.message(from, &topic, &payload, self.site_now()) {
                     return;
                 }
+                if self.custom.message(from, &topic, &payload, now) {
+                    return;
+                }
                 if let Some(heard) = self.shadows.message(from, &topic, &payload, now) {
                     self.heard(heard, both);
                 } else if self.reporting.message(&topic, &payload, now) {
@@ -470,6 +497,7 @@ impl<C: Clock> Agent<C> {
                         self.warden.keep_boot_unit(&config);
                     }
                     self.site.reconfigure(&config, self.site_now());
+                    self.custom.reconfigure(&config);
                     self.next_sample = now;
                     self.config = config;
                     reload::keep(&self.state_dir, &self.config);

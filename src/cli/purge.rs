@@ -11,7 +11,7 @@ use edge_warden::firewall::{AccountingLan, Firewall, NftablesAccounting, Nftable
 use super::{Exit, args, boot, run};
 
 /// Everything an agent keeps in its state folder.
-const OURS: [&str; 13] = [
+const OURS: [&str; 14] = [
     "agent.lock",
     "audit.jsonl",
     "audit.jsonl.1",
@@ -25,6 +25,7 @@ const OURS: [&str; 13] = [
     "quarantine.b",
     "quarantine.b.damaged",
     "reports.json",
+    "watched",
 ];
 
 /// Remove everything, if no agent runs.
