@@ -6,6 +6,7 @@ use tokio::task::JoinHandle;
 
 use super::Agent;
 use super::clock::Clock;
+use super::custom::{CustomSample, Sensors};
 use super::host::HostSource;
 use super::site::source::{SiteSample, SiteSource};
 use crate::collect::HostSample;
@@ -18,12 +19,20 @@ use crate::model::Monotonic;
 pub(super) struct Instruments {
     pub(super) host: Box<dyn HostSource>,
     pub(super) site: Box<dyn SiteSource>,
+    pub(super) custom: Sensors,
 }
 
-pub(super) type Measuring = JoinHandle<(Instruments, HostSample, SiteSample)>;
+/// What a sample brought.
+pub(super) struct Measurement {
+    host: HostSample,
+    site: SiteSample,
+    custom: CustomSample,
+}
+
+pub(super) type Measuring = JoinHandle<(Instruments, Measurement)>;
 
 /// The sample being taken; never ready when none is.
-pub(super) async fn finished(measuring: &mut Option<Measuring>) -> Option<(Instruments, HostSample, SiteSample)> {
+pub(super) async fn finished(measuring: &mut Option<Measuring>) -> Option<(Instruments, Measurement)> {
     match measuring {
         Some(handle) => handle.await.ok(),
         None => std::future::pending().await,
@@ -44,13 +53,15 @@ impl<C: Clock> Agent<C> {
         self.sampled_at = Some(now);
         self.flows_asked = flows || self.detecting.needs_flows(&self.site);
         let ask = self.site.ask(self.flows_asked, self.site_now());
+        let custom = self.custom.ask(self.clock.real(Duration::from_secs(1)));
         for question in &mut self.report_questions {
             question.measuring = true;
         }
         Some(tokio::task::spawn_blocking(move || {
             let host = instruments.host.collect();
             let site = instruments.site.collect(&host, &ask);
-            (instruments, host, site)
+            let custom = instruments.custom.collect(&custom);
+            (instruments, Measurement { host, site, custom })
         }))
     }
 
@@ -78,19 +89,28 @@ impl<C: Clock> Agent<C> {
         self.reporting.set_local_things(self.site.reporting_things(), now);
     }
 
-    pub(super) fn measured(&mut self, finished: Option<(Instruments, HostSample, SiteSample)>) {
+    pub(super) fn measured(&mut self, finished: Option<(Instruments, Measurement)>) {
         // a collector that panicked is gone; there is nothing left to measure with, so say it and let the nucleus restart us
-        let Some((instruments, sample, site_sample)) = finished else {
+        let Some((instruments, measurement)) = finished else {
             tracing::error!("measuring this host failed in an unforeseen way; reports stop until a restart");
             return;
         };
         self.instruments = Some(instruments);
         self.samples += 1;
+        let Measurement {
+            host: sample,
+            site: site_sample,
+            custom,
+        } = measurement;
         self.reporting.observe(&sample);
         let now = self.now();
         self.warden.look_around(&sample, now);
         let both = self.site_now();
         self.site.observe(&sample, site_sample, both);
+        let failing = self.reporting.failing().chain(self.site.failing());
+        let failing = failing.map(str::to_owned).collect();
+        self.custom
+            .observe(custom, &sample, &self.site, failing, both.monotonic);
         self.ports_may_differ = true;
         self.sample = sample;
         self.follow_site();
@@ -107,7 +127,7 @@ impl<C: Clock> Agent<C> {
         if self.reporting.next_due().is_none_or(|due| due > now) || !self.is_fresh(now) {
             return;
         }
-        if let Some(publish) = self.reporting.next_report(&self.site, now, wall) {
+        if let Some(publish) = self.reporting.next_report(&self.site, &mut self.custom, now, wall) {
             let token = self.tokens.next();
             self.reporting.publishing(token, &publish);
             // before the publish: not even a crash right after it may bring the next report too early

@@ -5,7 +5,7 @@
 
 pub mod boot_unit;
 pub mod clock;
-pub mod custom;
+mod custom;
 pub mod detecting;
 pub mod files;
 pub mod host;
@@ -41,10 +41,12 @@ use crate::greengrass::{ComponentState, NucleusKind};
 use crate::model::{Monotonic, ThingName};
 use crate::quarantine::Now;
 
+pub use custom::CustomReadings;
 pub use parts::{Ended, Parts};
 pub use reload::{LAST_GOOD, keep as keep_configuration, remember as remember_configuration};
 
 use clock::Clock;
+use custom::{CustomMetrics, Sensors};
 use detecting::Detecting;
 use measuring::{Instruments, Measuring, finished};
 use reload::Reload;
@@ -84,6 +86,7 @@ struct Agent<C> {
     detecting: Detecting,
     /// The sample being taken brings the table of flows.
     flows_asked: bool,
+    custom: CustomMetrics,
     /// Idle between samples; `None` while a sample is being taken.
     instruments: Option<Instruments>,
     next_sample: Monotonic,
@@ -165,10 +168,12 @@ pub async fn run<C: Clock>(parts: Parts<C>, stop: impl Future<Output = ()>) -> E
         detecting,
         flows_asked: false,
         dropped: (0, now),
+        custom: CustomMetrics::new(&parts.config),
         ports_may_differ: false,
         instruments: Some(Instruments {
             host,
             site: site_source,
+            custom: Sensors::new(&parts.state_dir),
         }),
         next_sample: now,
         sampled_at: None,

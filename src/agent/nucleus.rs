@@ -52,6 +52,9 @@ impl<C: Clock> Agent<C> {
                 if self.site.message(from, &topic, &payload, self.site_now()) {
                     return;
                 }
+                if self.custom.message(from, &topic, &payload, now) {
+                    return;
+                }
                 if let Some(heard) = self.shadows.message(from, &topic, &payload, now) {
                     self.heard(heard, both);
                 } else if self.reporting.message(&topic, &payload, now) {
@@ -72,6 +75,7 @@ impl<C: Clock> Agent<C> {
                         self.warden.keep_boot_unit(&config);
                     }
                     self.site.reconfigure(&config, self.site_now());
+                    self.custom.reconfigure(&config);
                     self.next_sample = now;
                     self.config = config;
                     self.reconfigure_detection();

@@ -157,7 +157,7 @@ impl<C: Clock> Agent<C> {
         self.report_questions = waiting;
         let ready: Vec<ReportQuestion> = ready;
         for question in ready {
-            let made = self.reporting.preview(&question.thing, &self.site, wall);
+            let made = self.reporting.preview(&question.thing, &self.site, &self.custom, wall);
             let answer = match made {
                 None => Answer::Error("nothing was measured yet".to_owned()),
                 Some((report, missing)) => match encode(&report, question.format, question.names, MAX_BYTES) {

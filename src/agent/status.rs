@@ -23,6 +23,7 @@ impl<C: Clock> Agent<C> {
             "stateDir": self.state_dir,
             "reports": self.reporting.status(now),
             "site": self.site.status(),
+            "customMetrics": self.custom.status(),
             "subscriptions": self.subscriptions.status(),
             "quarantine": self.warden.status(),
             "detect": self.detecting.status(),

@@ -11,7 +11,7 @@ use edge_warden::firewall::{AccountingLan, Firewall, NftablesAccounting, Nftable
 use super::{Exit, args, boot, run};
 
 /// Everything an agent keeps in its state folder.
-const OURS: [&str; 17] = [
+const OURS: [&str; 18] = [
     "agent.lock",
     "alarms.json",
     "audit.jsonl",
@@ -29,6 +29,7 @@ const OURS: [&str; 17] = [
     "samples.jsonl",
     "samples.jsonl.1",
     "violations-outbox.jsonl",
+    "watched",
 ];
 
 /// Remove everything, if no agent runs.

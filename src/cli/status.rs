@@ -127,6 +127,32 @@ pub fn run(arguments: &args::Status) -> anyhow::Result<Exit> {
     {
         writeln!(out, "  shadow: {}", text(trouble))?;
     }
+    let custom = status.pointer("/customMetrics").and_then(Value::as_object);
+    let custom = custom.filter(|metrics| !metrics.is_empty());
+    if let Some(metrics) = custom {
+        writeln!(out)?;
+        writeln!(out, "CUSTOM METRICS")?;
+        let mut rows = super::plain_table();
+        for (name, row) in metrics {
+            let value = match row.get("missing") {
+                Some(missing) => format!("missing: {}", text(missing)),
+                None => row
+                    .as_object()
+                    .into_iter()
+                    .flatten()
+                    .next()
+                    .map_or_else(String::new, |(kind, value)| {
+                        // A list of a thousand programs is for --json.
+                        match value {
+                            Value::Array(items) => format!("{} items", items.len()),
+                            other => format!("{} {}", text(other), if kind == "things" { "things" } else { "" }),
+                        }
+                    }),
+            };
+            rows.add_row(vec![printable(name), value.trim_end().to_owned()]);
+        }
+        writeln!(out, "{rows}")?;
+    }
     writeln!(out)?;
     writeln!(
         out,

@@ -26,6 +26,7 @@ use crate::greengrass::link::Token;
 use crate::greengrass::{NucleusKind, sdk, topic};
 use crate::model::{Monotonic, ThingName, ThingReading, UnixTime};
 
+use super::custom::CustomMetrics;
 use super::files::{self, chain};
 use super::site::Site;
 use datapoints::{Baselines, datapoints};
@@ -202,7 +203,14 @@ impl Detecting {
 
     /// Judges one sample of everyone. `flows`: the sample has the table of flows, so that connections and ports of local
     /// things are of now.
-    pub(super) fn sample(&mut self, core: Option<&ThingReading>, site: &Site, flows: bool, now: Now) -> Vec<Violation> {
+    pub(super) fn sample(
+        &mut self,
+        core: Option<&ThingReading>,
+        site: &Site,
+        custom: &CustomMetrics,
+        flows: bool,
+        now: Now,
+    ) -> Vec<Violation> {
         if self.is_idle() {
             return Vec::new();
         }
@@ -217,11 +225,11 @@ impl Detecting {
         for (thing, role) in things {
             let reading = match role {
                 Role::Core => core.cloned(),
-                Role::Local => {
-                    Some(site.reading(thing)).map(|reading| if flows { reading } else { without_flows(reading) })
-                }
+                Role::Local if flows => Some(site.reading(thing)),
+                Role::Local => Some(without_flows(site.reading(thing))),
             };
-            let datapoints = reading.map_or_else(Default::default, |reading| {
+            let datapoints = reading.map_or_else(Default::default, |mut reading| {
+                reading.custom = custom.of((role == Role::Local).then_some(thing));
                 let added = self.baselines.added(thing, &reading.traffic, now.monotonic);
                 datapoints(&reading, added)
             });

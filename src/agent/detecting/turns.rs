@@ -26,9 +26,8 @@ impl<C: Clock> Agent<C> {
         let passed = u64::try_from(passed.as_millis()).unwrap_or(u64::MAX);
         now.wall = UnixTime(now.wall.0.saturating_sub(passed));
         self.detecting.note_cut(self.warden.cut_off());
-        let events = self
-            .detecting
-            .sample(self.reporting.core_reading(), &self.site, flows, now);
+        let core = self.reporting.core_reading();
+        let events = self.detecting.sample(core, &self.site, &self.custom, flows, now);
         self.violations(&events);
         if self.detecting.next_save <= now.monotonic {
             self.detecting.next_save = now.monotonic.after(SAVE_EVERY);

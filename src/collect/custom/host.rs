@@ -27,7 +27,7 @@ impl CpuTimes {
 }
 
 /// `part` of `whole` in percent, to one place.
-pub(super) fn percent(part: u64, whole: u64) -> f64 {
+pub(in crate::collect) fn percent(part: u64, whole: u64) -> f64 {
     // Up to 2^53 exactly, and one place is all that is asked for beyond.
     #[allow(clippy::cast_precision_loss, reason = "a percentage to one place")]
     let percent = part as f64 / whole as f64 * 100.0;

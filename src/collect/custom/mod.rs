@@ -10,6 +10,7 @@ mod sensors;
 
 pub use content::{MAX_CONTENT, MAX_ITEMS, listed, parse, text};
 pub use files::{FileState, MAX_WATCHED, Print, read_file, watched};
+pub(super) use host::percent;
 pub use host::{CpuTimes, cpu_times, disk_usage, load, memory_usage};
 pub use logins::{Login, logins};
 pub use processes::{Executable, Process, Processes};
