@@ -55,6 +55,8 @@ pub struct Guarded {
     pub site: Site,
     pub dir: PathBuf,
     pub binary: PathBuf,
+    /// How many times faster than time the agent's clocks run.
+    pub factor: u32,
     folder: tempfile::TempDir,
     resolver: PathBuf,
     agent: Option<Child>,
@@ -107,6 +109,7 @@ impl Guarded {
             dir: folder.path().join("agent"),
             site,
             binary,
+            factor: 1,
             folder,
             resolver,
             agent: None,
@@ -151,6 +154,7 @@ impl Guarded {
             .arg(&self.dir)
             .arg("--config")
             .arg(self.config())
+            .args(["--accelerate", &self.factor.to_string()])
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a log file"))
             .stderr(log)
