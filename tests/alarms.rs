@@ -510,7 +510,7 @@ fn an_alarm_begins_and_ends_in_awss_words_for_the_cloud_and_for_other_components
     assert_eq!(begun["violationEventTime"], world.lock().wall);
     assert_eq!(begun["metricValue"], json!({"count": 5_000}));
     assert_eq!(begun["behavior"]["criteria"]["value"], json!({"count": 1000}));
-    assert_eq!(told(&[begun.clone()]), ["cam-1 Exfiltration in-alarm"]);
+    assert_eq!(told(std::slice::from_ref(&begun)), ["cam-1 Exfiltration in-alarm"]);
 
     let alarms = agent.alarms();
     let active = &alarms["active"][0];
@@ -524,7 +524,7 @@ fn an_alarm_begins_and_ends_in_awss_words_for_the_cloud_and_for_other_components
 
     agent.steps(70); // more than two windows of quiet
     let ended = agent.events(2).remove(1);
-    assert_eq!(told(&[ended.clone()]), ["cam-1 Exfiltration alarm-cleared"]);
+    assert_eq!(told(std::slice::from_ref(&ended)), ["cam-1 Exfiltration alarm-cleared"]);
     assert_eq!(ended["violationId"], begun["violationId"], "one violation, one id");
     assert_eq!(ended["metricValue"], json!({"count": 0}));
     let alarms = agent.alarms();

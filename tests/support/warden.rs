@@ -173,6 +173,32 @@ impl Guarded {
         assert!(answers, "the agent does not answer:\n{}", self.log());
     }
 
+    fn pid(&self) -> u32 {
+        self.agent.as_ref().expect("it runs").id()
+    }
+
+    /// CPU time the agent has used, user and system (proc_pid_stat(5), fields 14 and 15).
+    pub fn cpu_millis(&self) -> u64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("it runs");
+        let (_, fields) = stat.rsplit_once(") ").expect("a name in brackets");
+        let ticks = fields
+            .split(' ')
+            .skip(11)
+            .take(2)
+            .map(|ticks| ticks.parse::<u64>().expect("ticks"));
+        ticks.sum::<u64>() * 10 // USER_HZ is 100 wherever we run
+    }
+
+    /// Resident memory in KiB (proc_pid_status(5), `VmRSS`).
+    pub fn resident_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it runs");
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .expect("VmRSS");
+        line.trim().trim_end_matches(" kB").parse().expect("a number")
+    }
+
     /// `kill -9`.
     pub fn kill(&mut self) {
         let mut agent = self.agent.take().expect("it runs");
