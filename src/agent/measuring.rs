@@ -10,7 +10,6 @@ use super::custom::{CustomSample, Sensors};
 use super::host::HostSource;
 use super::site::source::{SiteSample, SiteSource};
 use crate::collect::HostSample;
-use crate::devices;
 use crate::greengrass::link::Command;
 use crate::greengrass::{Destination, NucleusError};
 use crate::model::Monotonic;
@@ -52,7 +51,7 @@ impl<C: Clock> Agent<C> {
         self.next_sample = now.after(self.sample_interval());
         self.sampled_at = Some(now);
         self.flows_asked = flows || self.detecting.needs_flows(&self.site);
-        let ask = self.site.ask(self.flows_asked, self.site_now());
+        let ask = self.site.ask(self.flows_asked, self.now());
         let custom = self.custom.ask(self.clock.real(Duration::from_secs(1)));
         for question in &mut self.report_questions {
             question.measuring = true;
@@ -74,13 +73,6 @@ impl<C: Clock> Agent<C> {
         let interval = self.sample_interval();
         let sampled = self.instruments.is_some() && self.sampled_at.is_some_and(|at| now.since(at) < interval);
         sampled && self.site.flows_fresh(interval, now)
-    }
-
-    pub(super) fn site_now(&self) -> devices::Now {
-        devices::Now {
-            unix: self.clock.wall(),
-            monotonic: self.clock.monotonic(),
-        }
     }
 
     /// Lets the reports know which things there are.
@@ -105,7 +97,7 @@ impl<C: Clock> Agent<C> {
         self.reporting.observe(&sample);
         let now = self.now();
         self.warden.look_around(&sample, now);
-        let both = self.site_now();
+        let both = self.now();
         self.site.observe(&sample, site_sample, both);
         let failing = self.reporting.failing().chain(self.site.failing());
         let failing = failing.map(str::to_owned).collect();

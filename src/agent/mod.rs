@@ -33,13 +33,10 @@ use tokio::sync::oneshot;
 use crate::collect::HostSample;
 use crate::config::{Config, LogLevel, Mode};
 use crate::control::Answer;
-use crate::detect;
-use crate::devices;
 use crate::firewall::Change;
 use crate::greengrass::link::{Command, NucleusLink, Stopped, Token};
 use crate::greengrass::{ComponentState, NucleusKind};
-use crate::model::{Monotonic, ThingName};
-use crate::quarantine::Now;
+use crate::model::{Monotonic, Now, ThingName};
 
 pub use custom::CustomReadings;
 pub use parts::{Ended, Parts};
@@ -125,8 +122,8 @@ pub async fn run<C: Clock>(parts: Parts<C>, stop: impl Future<Output = ()>) -> E
         ..
     } = parts;
     let now = clock.monotonic();
-    let both = devices::Now {
-        unix: clock.wall(),
+    let both = Now {
+        wall: clock.wall(),
         monotonic: now,
     };
     let site = Site::new(&parts.config, parts.core.clone(), site_source.tallies(), both);
@@ -144,11 +141,7 @@ pub async fn run<C: Clock>(parts: Parts<C>, stop: impl Future<Output = ()>) -> E
         boot_id: &parts.boot_id,
     };
     let reporting = Reporting::begin(&parts.config, &place, &site.reporting_things(), now, clock.wall());
-    let begun = detect::Now {
-        monotonic: now,
-        wall: clock.wall(),
-    };
-    let (detecting, gone) = Detecting::begin(&parts.config, &parts.core, parts.kind, &parts.state_dir, begun);
+    let (detecting, gone) = Detecting::begin(&parts.config, &parts.core, parts.kind, &parts.state_dir, both);
     let mut agent = Agent {
         link,
         kind: parts.kind,
@@ -199,11 +192,15 @@ pub async fn run<C: Clock>(parts: Parts<C>, stop: impl Future<Output = ()>) -> E
         if agent.is_done() {
             break Ended::Stopped;
         }
+        // whoever asks is answered in this turn, however much else there is to do
+        while let Ok(asked) = questions.try_recv() {
+            agent.answer(asked);
+        }
         // While events keep coming this loop never waits, and whoever reads the control socket would not be heard.
         tokio::task::yield_now().await;
         agent.keep_quarantine();
         agent.keep_subscriptions();
-        let both = agent.site_now();
+        let both = agent.now();
         agent.site.turn(both);
         agent.site.keep_watches(&mut watches, both.monotonic);
         agent.follow_site();
@@ -233,7 +230,7 @@ pub async fn run<C: Clock>(parts: Parts<C>, stop: impl Future<Output = ()>) -> E
                 measuring = None;
                 agent.measured(sample);
             }
-            news = watches.news() => agent.site.news(news, agent.site_now()),
+            news = watches.news() => agent.site.news(news, agent.now()),
             changes = tables.changes() => agent.site.tables_changed(&changes),
             () = tokio::time::sleep(nap) => {}
         }

@@ -49,7 +49,7 @@ impl<C: Clock> Agent<C> {
             }
             NucleusEvent::Subscribed { token, result } => self.subscriptions.subscribed(token, result, now),
             NucleusEvent::Message { from, topic, payload } => {
-                if self.site.message(from, &topic, &payload, self.site_now()) {
+                if self.site.message(from, &topic, &payload, both) {
                     return;
                 }
                 if self.custom.message(from, &topic, &payload, now) {
@@ -74,7 +74,7 @@ impl<C: Clock> Agent<C> {
                     if self.mode == Mode::Greengrass {
                         self.warden.keep_boot_unit(&config);
                     }
-                    self.site.reconfigure(&config, self.site_now());
+                    self.site.reconfigure(&config, both);
                     self.custom.reconfigure(&config);
                     self.next_sample = now;
                     self.config = config;

@@ -7,8 +7,7 @@ use super::Agent;
 use super::clock::Clock;
 use super::shadows::Heard;
 use crate::greengrass::link::Command;
-use crate::model::ThingName;
-use crate::quarantine::Now;
+use crate::model::{Now, ThingName};
 
 /// Between two readings of all shadows for dropped messages.
 const DROPPED_PACE: Duration = Duration::from_secs(5);

@@ -6,16 +6,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Monotonic, ThingName, UnixTime};
-
-/// Both clocks at one instant: windows and silence are measured by the first, events are dated by the second.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Now {
-    /// Never goes back within one boot.
-    pub monotonic: Monotonic,
-    /// May jump.
-    pub wall: UnixTime,
-}
+pub use crate::model::Now;
+use crate::model::ThingName;
 
 /// Whether a thing is the core device or stands behind it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -5,10 +5,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::cause::{Cause, CauseKey};
-use super::event::{Alarm, Effect, Now};
+use super::event::{Alarm, Effect};
 use super::state::{MOST_THINGS, Quarantine};
 use super::stored::ThingState;
-use crate::model::{Monotonic, ThingName, UnixTime};
+use crate::model::{Monotonic, Now, ThingName, UnixTime};
 
 /// The window of the cap, milliseconds.
 const HOUR: u64 = 3_600_000;
@@ -83,6 +83,7 @@ impl Quarantine {
             since: self.clock.latest(),
             until: lasts.map(|lasts| UnixTime(self.clock.time().0.saturating_add(millis(lasts)))),
             reason: None,
+            who: None,
             violation_id: Some(violation_id),
             release_when_cleared,
         };

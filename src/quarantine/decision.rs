@@ -258,6 +258,7 @@ mod tests {
             since: UnixTime(1),
             until: None,
             reason: None,
+            who: None,
             violation_id: None,
             release_when_cleared: false,
         };

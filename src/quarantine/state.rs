@@ -7,10 +7,10 @@ use super::alarm::Waiting;
 use super::cause::{Cause, CauseKey, Posture, ShadowRef};
 use super::clock::Clock;
 use super::decision::{Bound, Decision, Verdict};
-use super::event::{AuditEntry, Effect, Event, Now};
+use super::event::{AuditEntry, Effect, Event};
 use super::rails::EdgeCap;
 use super::stored::{SCHEMA, Stored, ThingState};
-use crate::model::{Monotonic, ThingName, UnixTime};
+use crate::model::{Monotonic, Now, ThingName, UnixTime};
 
 /// Bound on things with state: a flood of shadow messages cannot grow it without end (local things are far fewer).
 pub(super) const MOST_THINGS: usize = 20_000;
@@ -81,11 +81,21 @@ impl Quarantine {
     #[must_use]
     pub fn stored(&self) -> Stored {
         Stored {
-            schema_version: if self.waiting.is_empty() { 1 } else { SCHEMA },
+            schema_version: self.schema(),
             clock: Some(self.clock.saved()),
             things: self.things.clone(),
             edge_cuts: self.edge_cuts.clone(),
             waiting: self.waiting.clone(),
+        }
+    }
+
+    /// The oldest layout that holds the state.
+    fn schema(&self) -> u32 {
+        let mut causes = self.things.values().flat_map(|state| state.causes.values());
+        if self.waiting.is_empty() && causes.all(|cause| cause.who.is_none()) {
+            1
+        } else {
+            SCHEMA
         }
     }
 
@@ -201,6 +211,7 @@ impl Quarantine {
                     since: self.clock.latest(),
                     until,
                     reason,
+                    who: Some(who.clone()),
                     violation_id: None,
                     release_when_cleared: false,
                 };
@@ -228,6 +239,7 @@ impl Quarantine {
                     since: self.clock.latest(),
                     until: None,
                     reason: Some("found in the kernel without a stored cause".to_owned()),
+                    who: None,
                     violation_id: None,
                     release_when_cleared: false,
                 };

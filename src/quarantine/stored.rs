@@ -12,8 +12,8 @@ use crate::model::{MacAddress, ThingName, UnixTime};
 
 /// The newest layout of [`Stored`]; a file of a newer one still is refused rather than half understood.
 ///
-/// 1: causes, what was heard, the clock. 2: and alarms that wait for room. What a state does not need is not asked of
-/// its reader: without such alarms layout 1 is written, so that going back to the version before works.
+/// 1: causes, what was heard, the clock. 2: and alarms that wait for room, and who the operator was. What a state does not
+/// need is not asked of its reader: without those layout 1 is written, so that going back to the version before works.
 pub const SCHEMA: u32 = 2;
 
 /// What a shadow document last said, to tell news from echoes and replays.

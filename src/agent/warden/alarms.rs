@@ -1,7 +1,7 @@
 //! What detection asks of the quarantine, and what it may know of it.
 
-use crate::model::ThingName;
-use crate::quarantine::{Alarm, CauseKey, Effect, Enforcement, Event, Now, Verdict};
+use crate::model::{Now, ThingName};
+use crate::quarantine::{Alarm, CauseKey, Effect, Enforcement, Event, Verdict};
 
 use super::Warden;
 

@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 
 use crate::agent::shadows::Place;
-use crate::model::ThingName;
-use crate::quarantine::{AuditEntry, Effect, Event, Now, ShadowReading};
+use crate::model::{Now, ThingName};
+use crate::quarantine::{AuditEntry, Effect, Event, ShadowReading};
 
 use super::Warden;
-use super::rules::NOBODY;
+use super::rules::{Counters, NOBODY};
 
 /// What events have asked for and is not carried out yet.
 #[derive(Debug, Default)]
@@ -80,7 +80,7 @@ impl Warden {
             self.write_rules(&NOBODY, now);
         }
         if pending.enforce || !pending.released.is_empty() {
-            self.read_back();
+            self.read_back(Counters::OfLate(now.monotonic));
         }
         if self.unsaved {
             self.persist();

@@ -26,9 +26,9 @@ use std::time::Duration;
 use crate::collect::HostSample;
 use crate::config::Config;
 use crate::firewall::{Lan, Policy};
-use crate::model::{MacAddress, Monotonic, ThingName};
+use crate::model::{MacAddress, Monotonic, Now, ThingName};
 use crate::quarantine::{
-    AuditLog, Decision, Enforced, Enforcement, Event, Identity, Now, Quarantine, ShadowReading, StatusReporter, Store,
+    AuditLog, Decision, Enforced, Enforcement, Event, Identity, Quarantine, ShadowReading, StatusReporter, Store,
     StoreError,
 };
 
@@ -75,6 +75,8 @@ pub struct Warden {
     decision: Decision,
     policy: Policy,
     enforced: BTreeMap<ThingName, Enforced>,
+    /// When the counters of dropped packets were read within a burst of decisions.
+    counted_at: Option<Monotonic>,
     reporter: StatusReporter,
     readings: BTreeMap<Place, ShadowReading>,
     /// Things whose documents are to be answered once they are read.
@@ -122,6 +124,7 @@ impl Warden {
             decision: Decision::new(),
             policy: Policy::default(),
             enforced: BTreeMap::new(),
+            counted_at: None,
             reporter: StatusReporter::default(),
             readings: BTreeMap::new(),
             to_tell: BTreeSet::new(),

@@ -5,16 +5,26 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::firewall::{Change, Dropped, Enforced as KernelHolds, Firewall, FirewallError, Holding};
-use crate::model::{MacAddress, ThingName, UnixTime};
-use crate::quarantine::{
-    Decision, Enforced, Event, Held, Now, Posture, Rails, Refusal, Verdict, decide, held_until_kept,
-};
+use crate::model::{MacAddress, Monotonic, Now, ThingName, UnixTime};
+use crate::quarantine::{Decision, Enforced, Event, Held, Posture, Rails, Refusal, Verdict, decide, held_until_kept};
 
 use super::backend::Backend;
 use super::{Warden, chain, policy, rails};
 
 /// Nobody is to be held on to.
 pub(super) const NOBODY: BTreeSet<ThingName> = BTreeSet::new();
+
+/// How fresh the counters of dropped packets have to be.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Counters {
+    /// As of now.
+    Fresh,
+    /// It is this time, and some [`COUNT_EVERY`] ago will do: in a burst of decisions each would read all counters.
+    OfLate(Monotonic),
+}
+
+/// See [`Counters::OfLate`].
+const COUNT_EVERY: Duration = Duration::from_secs(1);
 
 impl Warden {
     /// What the kernel holds although no stored cause explains it stays, as a cause of its own.
@@ -67,7 +77,7 @@ impl Warden {
     /// Make the kernel follow the causes as they are now.
     pub(super) fn enforce(&mut self, now: Now) {
         self.write_rules(&NOBODY, now);
-        self.read_back();
+        self.read_back(Counters::Fresh);
         if self.unsaved {
             self.persist();
         }
@@ -166,19 +176,29 @@ impl Warden {
     }
 
     /// Ask the kernel what it holds, for the shadows and for people.
-    pub(super) fn read_back(&mut self) {
+    pub(super) fn read_back(&mut self, counters: Counters) {
         let held = match &mut self.backend {
             Backend::Nftables(firewall) => firewall.enforced(),
             Backend::Observe(_) | Backend::None(_) => Ok(None),
         };
-        self.take_in(&held);
+        self.take_in(&held, counters);
     }
 
     /// What the kernel was found to hold is what the shadows and people are told.
-    fn take_in(&mut self, held: &Result<Option<KernelHolds>, FirewallError>) {
-        let counted: BTreeMap<String, Dropped> = match &mut self.backend {
-            Backend::Nftables(firewall) if !self.policy.isolated.is_empty() => firewall.dropped().unwrap_or_default(),
-            _ => BTreeMap::new(),
+    fn take_in(&mut self, held: &Result<Option<KernelHolds>, FirewallError>, counters: Counters) {
+        let due = match counters {
+            Counters::Fresh => true,
+            Counters::OfLate(now) => {
+                let due = self.counted_at.is_none_or(|at| now.since(at) >= COUNT_EVERY);
+                self.counted_at = if due { Some(now) } else { self.counted_at };
+                due
+            }
+        };
+        let counted: Option<BTreeMap<String, Dropped>> = match &mut self.backend {
+            Backend::Nftables(firewall) if due && !self.policy.isolated.is_empty() => {
+                Some(firewall.dropped().unwrap_or_default())
+            }
+            _ => None,
         };
         let before = std::mem::take(&mut self.enforced);
         let failure = self.backend_failure();
@@ -189,9 +209,13 @@ impl Warden {
             .filter_map(|isolated| {
                 let thing: ThingName = isolated.label.parse().ok()?;
                 let held = policy::held(held, isolated, failure.as_deref());
-                let dropped_packets = counted
-                    .get(&isolated.label)
-                    .map(|d| d.packets_from.saturating_add(d.packets_to));
+                let of_late = || before.get(&thing).and_then(|enforced| enforced.dropped_packets);
+                let dropped_packets = match &counted {
+                    Some(counted) => counted
+                        .get(&isolated.label)
+                        .map(|d| d.packets_from.saturating_add(d.packets_to)),
+                    None => of_late(),
+                };
                 Some((
                     thing,
                     Enforced {
@@ -251,7 +275,7 @@ impl Warden {
             return;
         }
         let Backend::Nftables(firewall) = &mut self.backend else {
-            return self.read_back();
+            return self.read_back(Counters::Fresh);
         };
         let held = firewall.enforced();
         let intact = match &held {
@@ -263,7 +287,7 @@ impl Warden {
             Err(_) => false,
         };
         if intact && !self.trouble.contains_key("firewall") {
-            return self.take_in(&held);
+            return self.take_in(&held, Counters::Fresh);
         }
         self.mended += 1;
         tracing::warn!(
