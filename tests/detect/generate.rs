@@ -119,7 +119,7 @@ impl<R: Rng> Dice<'_, R> {
                 wait = self.pick(&[86_400_000, 172_800_000, 180_000_000, 180_000_000, 3_600_000]);
             }
             now += wait;
-            let restart = match self.below(60) {
+            let restart = match self.below(100) {
                 0 => Restart::Host,
                 1 | 2 => Restart::Agent,
                 _ => Restart::No,
