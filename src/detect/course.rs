@@ -114,3 +114,13 @@ impl Course {
         self.alarm = None;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_behavior_of_one_thing_takes_at_most_80_bytes() {
+        assert!(size_of::<Course>() <= 80, "{}", size_of::<Course>());
+    }
+}

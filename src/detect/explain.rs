@@ -17,26 +17,21 @@ fn sentence(behavior: &Behavior) -> String {
     let criteria = &behavior.criteria;
     let metric = subject(behavior);
     let broken = broken(behavior);
-    let times = |count: u8, what: &str, once: &str| match count {
-        1 => once.to_owned(),
-        more => format!("{more} {what} in a row"),
-    };
-    let unit = if is_summed(behavior) { "windows" } else { "samples" };
-    let alarm = times(criteria.to_alarm, unit, "at once");
-    let alarm = if criteria.to_alarm == 1 {
-        alarm
+    let unit = if behavior.metric.is_traffic() {
+        "window"
     } else {
-        format!("after {alarm}")
+        "sample"
     };
-    let clear = times(criteria.to_clear, unit, "the first");
-    let clear = if criteria.to_clear == 1 {
-        let unit = if is_summed(behavior) { "window" } else { "sample" };
-        format!("{clear} normal {unit}")
-    } else {
-        format!("{clear} are normal")
+    let alarm = match criteria.to_alarm {
+        1 => String::new(),
+        more => format!(" in {more} {unit}s in a row"),
+    };
+    let clear = match criteria.to_clear {
+        1 => format!("the first normal {unit}"),
+        more => format!("{more} normal {unit}s in a row"),
     };
     let mut text = format!(
-        "{}: in alarm when {metric} {broken}, {alarm}; cleared after {clear}",
+        "{}: in alarm when {metric} {broken}{alarm}; cleared after {clear}",
         behavior.name
     );
     if odd::silence_violates(behavior) {
@@ -49,16 +44,12 @@ fn sentence(behavior: &Behavior) -> String {
     text
 }
 
-fn is_summed(behavior: &Behavior) -> bool {
-    behavior.metric.is_traffic()
-}
-
 fn subject(behavior: &Behavior) -> String {
     let (what, sum) = match &behavior.metric {
-        Metric::BytesIn => ("the bytes received", true),
-        Metric::BytesOut => ("the bytes sent", true),
-        Metric::PacketsIn => ("the packets received", true),
-        Metric::PacketsOut => ("the packets sent", true),
+        Metric::BytesIn => ("the number of bytes received", true),
+        Metric::BytesOut => ("the number of bytes sent", true),
+        Metric::PacketsIn => ("the number of packets received", true),
+        Metric::PacketsOut => ("the number of packets sent", true),
         Metric::ListeningTcpCount => ("the number of listening TCP ports", false),
         Metric::ListeningUdpCount => ("the number of listening UDP ports", false),
         Metric::EstablishedCount => ("the number of established TCP connections", false),
@@ -83,10 +74,10 @@ fn subject(behavior: &Behavior) -> String {
 fn broken(behavior: &Behavior) -> String {
     let operator = behavior.criteria.operator;
     let relation = match operator {
-        Operator::LessThan => "reach or pass",
-        Operator::LessThanEquals => "pass",
-        Operator::GreaterThan => "stay at or below",
-        Operator::GreaterThanEquals => "stay below",
+        Operator::LessThan => "is at least",
+        Operator::LessThanEquals => "is more than",
+        Operator::GreaterThan => "is at most",
+        Operator::GreaterThanEquals => "is less than",
         Operator::In => "is not among",
         Operator::NotIn => "is among",
     };
@@ -115,7 +106,7 @@ fn elements(behavior: &Behavior) -> String {
         .map(|element| element.to_string().replace('"', ""))
         .collect();
     match list.len() {
-        0 => "none".to_owned(),
+        0 => "the elements of an empty list".to_owned(),
         length if length > NAMED => format!("{} and {} more", named.join(", "), length - NAMED),
         _ => named.join(", "),
     }

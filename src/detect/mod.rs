@@ -24,8 +24,12 @@ mod odd;
 mod parse;
 mod profile;
 mod replay;
+mod rule;
 mod sets;
 mod stored;
+mod turn;
+mod verdict;
+mod watched;
 mod window;
 
 pub use assignment::{Assignment, OnAlarm, SilenceError, Target, TargetError};

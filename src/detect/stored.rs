@@ -7,8 +7,11 @@ use serde_json::Value as Json;
 
 use super::course::Open;
 use super::datapoint::{Now, Role};
-use super::engine::{Engine, MOST_RECENT, millis};
+use super::engine::Engine;
 use super::event::{Alarm, Violation};
+use super::rule::Rule;
+use super::turn::{MOST_RECENT, invalidated};
+use super::watched::millis;
 use crate::model::ThingName;
 
 /// The schema written and read.
@@ -137,7 +140,7 @@ impl Engine {
             self.watch(&thing, saved.role, at, true);
             for behavior in saved.behaviors {
                 if !self.resume(&thing, &behavior, at) {
-                    events.extend(self.invalidated(&behavior, &thing, now));
+                    events.extend(invalidated(&behavior, &thing, now, &mut self.recent));
                 }
             }
         }
@@ -146,7 +149,7 @@ impl Engine {
 
     /// False when the thing has no such behavior any more.
     fn resume(&mut self, thing: &ThingName, saved: &SavedBehavior, at: u64) -> bool {
-        let is_it = |rule: &super::engine::Rule| {
+        let is_it = |rule: &Rule| {
             rule.profile == saved.profile
                 && rule.behavior.name == saved.behavior
                 && rule.fingerprint == saved.fingerprint

@@ -17,7 +17,7 @@ use super::reference::{Behavior, Datum, Event, Limit, Reference};
 /// How many histories each of the four tests lives through.
 const HISTORIES: u32 = 25_000;
 /// How many histories each random set of profiles gets.
-const PER_PROFILE: u32 = 5;
+const PER_PROFILE: u32 = 10;
 
 pub(super) fn custom() -> CustomTypes {
     CustomTypes::from([

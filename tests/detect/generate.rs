@@ -119,7 +119,7 @@ impl<R: Rng> Dice<'_, R> {
                 wait = self.pick(&[86_400_000, 172_800_000, 180_000_000, 180_000_000, 3_600_000]);
             }
             now += wait;
-            let restart = match self.below(60) {
+            let restart = match self.below(100) {
                 0 => Restart::Host,
                 1 | 2 => Restart::Agent,
                 _ => Restart::No,
@@ -228,7 +228,7 @@ impl<R: Rng> Dice<'_, R> {
         let number = self.pick(&[f64::NAN, f64::INFINITY, -1.0, f64::NEG_INFINITY]);
         match self.below(6) {
             0 => Datum::Gauge(number),
-            1 => Datum::Delta(number, 10_000.min(1000)),
+            1 => Datum::Delta(number, 1000),
             2 => Datum::Numbers(vec![1.0, number]),
             3 => Datum::Ports(Vec::new()),
             4 => Datum::Strings(vec!["odd".to_owned()]),

@@ -138,7 +138,7 @@ impl Reference {
             if !is_for(behavior.target, thing) {
                 continue;
             }
-            let mut line = self.lines.remove(&(thing, index)).unwrap_or(Line {
+            let mut line = self.lines.remove(&(thing, index)).unwrap_or_else(|| Line {
                 heard: now,
                 ..Line::default()
             });
