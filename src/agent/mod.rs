@@ -149,7 +149,7 @@ struct Agent<C> {
     /// Idle between samples; `None` while a sample is being taken.
     instruments: Option<Instruments>,
     next_sample: Monotonic,
-    /// When the last sample was begun.
+    /// When the last sample was begun, or once it is there, when it came.
     sampled_at: Option<Monotonic>,
     samples: u64,
     set_log_level: Box<dyn Fn(LogLevel)>,
@@ -410,6 +410,8 @@ impl<C: Clock> Agent<C> {
         self.follow_site();
         let begun = self.site.take_begun();
         self.reporting.begin_traffic(&begun, &self.site);
+        // However long it took: a report must come out of every sample that was taken for one.
+        self.sampled_at = Some(self.clock.monotonic());
         self.report_if_due();
         self.answer_reports();
     }

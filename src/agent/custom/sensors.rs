@@ -49,6 +49,11 @@ pub(in crate::agent) struct CustomSample {
     pub(super) changes: BTreeMap<String, Measured<BTreeMap<PathBuf, u64>>>,
 }
 
+/// Sources that may hang, by name of metric.
+type Asked<T> = BTreeMap<String, Measured<Poked<T>>>;
+/// What a file says, and when it was written.
+type Content = (Vec<u8>, UnixTime);
+
 /// Measures what custom metrics are named, and keeps what it takes from one sample to the next.
 #[derive(Debug)]
 pub(in crate::agent) struct Sensors {
@@ -58,9 +63,9 @@ pub(in crate::agent) struct Sensors {
     second: Duration,
     cpu: Option<CpuTimes>,
     cpu_usage: Option<f64>,
-    files: BTreeMap<String, Measured<Poked<(Vec<u8>, UnixTime)>>>,
-    disks: BTreeMap<String, Measured<Poked<f64>>>,
-    watched: BTreeMap<String, Measured<Poked<BTreeMap<PathBuf, u64>>>>,
+    files: Asked<Content>,
+    disks: Asked<f64>,
+    watched: Asked<BTreeMap<PathBuf, u64>>,
     commands: BTreeMap<String, Measured<Repeated>>,
 }
 
@@ -269,7 +274,7 @@ impl Sensors {
 }
 
 fn start<T: Clone + Send + 'static>(
-    sources: &mut BTreeMap<String, Measured<Poked<T>>>,
+    sources: &mut Asked<T>,
     name: &str,
     source: &str,
     look: impl FnMut() -> Measured<T> + Send + 'static,
@@ -280,11 +285,7 @@ fn start<T: Clone + Send + 'static>(
     }
 }
 
-fn answer<T: Clone + Send + 'static>(
-    sources: &BTreeMap<String, Measured<Poked<T>>>,
-    name: &str,
-    patience: Duration,
-) -> Measured<T> {
+fn answer<T: Clone + Send + 'static>(sources: &Asked<T>, name: &str, patience: Duration) -> Measured<T> {
     match sources.get(name) {
         Some(Ok(source)) => source.answer(patience),
         Some(Err(missing)) => Err(missing.clone()),
@@ -298,7 +299,7 @@ fn not_begun(name: &str) -> Missing {
 
 fn file_value(
     path: &Path,
-    (content, written): &(Vec<u8>, UnixTime),
+    (content, written): &Content,
     max_age_seconds: Option<u32>,
     kind: CustomType,
 ) -> Measured<CustomValue> {
