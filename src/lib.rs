@@ -13,6 +13,8 @@ pub mod model;
 
 pub mod config;
 
+pub mod sandbox;
+
 pub mod collect;
 
 pub mod devices;

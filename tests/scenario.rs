@@ -387,6 +387,7 @@ impl Running {
                 mode: Mode::Greengrass,
                 config,
                 config_error: None,
+                privileges: None,
                 boot_id,
                 state_dir: dir.clone(),
                 include_dir: dir.clone(),

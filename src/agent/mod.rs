@@ -36,6 +36,7 @@ use crate::greengrass::link::{Command, NucleusEvent, NucleusEvents, NucleusLink,
 use crate::greengrass::{ComponentState, Destination, NucleusError, NucleusKind};
 use crate::model::{Monotonic, ThingName};
 use crate::quarantine::Now;
+use crate::sandbox::Held;
 
 pub use custom::CustomReadings;
 pub use reload::{LAST_GOOD, keep as keep_configuration, remember as remember_configuration};
@@ -94,6 +95,8 @@ pub struct Parts<C> {
     pub include_dir: PathBuf,
     /// Where the last valid configuration is kept; `None` when a file is the configuration.
     pub last_good_config: Option<PathBuf>,
+    /// What this process gave up when it started; `None`: nothing was given up (tests).
+    pub privileges: Option<Held>,
     /// Stop after this many accepted reports of the core.
     pub stop_after_reports: Option<u64>,
     /// Told when the log level changes.
@@ -212,7 +215,12 @@ pub async fn run<C: Clock>(parts: Parts<C>, stop: impl Future<Output = ()>) -> E
         shadows: Shadows::new(&parts.config.quarantine.shadow, now),
         warden: parts.warden,
         sample: parts.sample,
-        reload: Reload::new(parts.last_good_config, parts.include_dir, parts.config_error),
+        reload: Reload::new(
+            parts.last_good_config,
+            parts.include_dir,
+            parts.config_error,
+            parts.privileges,
+        ),
         site,
         custom: CustomMetrics::new(&parts.config),
         ports_may_differ: false,

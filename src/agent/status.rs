@@ -29,6 +29,7 @@ impl<C: Clock> Agent<C> {
             "shadows": self.shadows.status(),
             "droppedMessages": self.link.dropped(),
             "unreadableMessages": sdk::unreadable_messages(),
+            "privileges": self.reload.privileges(&self.config),
             "configuration": {"effective": self.config.effective(), "reload": self.reload.status()},
         })
     }

@@ -17,13 +17,14 @@ use edge_warden::greengrass::standalone::StandaloneNucleus;
 use edge_warden::greengrass::{Nucleus, NucleusError, NucleusKind};
 use edge_warden::model::ThingName;
 use edge_warden::quarantine::Now;
+use edge_warden::sandbox::Held;
 use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing_subscriber::filter::LevelFilter;
 
 use super::logging::{self, LevelHandle};
-use super::{Exit, InvalidConfiguration, args};
+use super::{Exit, InvalidConfiguration, args, privileges};
 
 /// The last valid configuration a nucleus gave, in the state folder.
 pub const LAST_GOOD: &str = agent::LAST_GOOD;
@@ -45,6 +46,7 @@ struct Start {
     log: LevelHandle,
     warden: Warden,
     sample: HostSample,
+    privileges: Held,
     /// Held until the process ends.
     alone: File,
 }
@@ -112,6 +114,7 @@ async fn serve(start: Start, clock: SystemClock, stop_after_reports: Option<u64>
         state_dir: start.state_dir,
         warden: start.warden,
         sample: start.sample,
+        privileges: Some(start.privileges),
         last_good_config: start.last_good_config,
         stop_after_reports,
         set_log_level: Box::new(move |level| {
@@ -147,6 +150,17 @@ fn begin_standalone(dir: &Path, arguments: &args::Run, clock: SystemClock) -> an
     if config.quarantine.boot_unit {
         tracing::warn!("quarantine.bootUnit is for components; in standalone no boot unit is installed");
     }
+    let included = include_dir();
+    let beside = arguments.config.as_deref().and_then(Path::parent).map(|folder| {
+        // a bare file name has the empty path for a parent
+        if folder.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            folder
+        }
+    });
+    let read: Vec<&Path> = beside.into_iter().chain([included.as_path()]).collect();
+    let held = privileges::give_up(Some(&config), &[dir, &state_dir], &read, None)?;
     let (warden, sample, alone) = enforce_stored(&config, &arguments.thing, &state_dir, &clock)?;
     let (folder, thing, file) = (dir.to_owned(), arguments.thing.clone(), arguments.config.clone());
     let (link, mut events) = NucleusLink::spawn(move |incoming| {
@@ -175,6 +189,7 @@ fn begin_standalone(dir: &Path, arguments: &args::Run, clock: SystemClock) -> an
         log,
         warden,
         sample,
+        privileges: held,
         alone,
     })
 }
@@ -189,8 +204,20 @@ fn begin_greengrass(arguments: &args::Run, clock: &SystemClock) -> anyhow::Resul
         .unwrap_or_else(|| PathBuf::from(STATE_DIR_DEFAULT))
         .join(LAST_GOOD);
     // What was decided before is enforced before anything is connected to, by the last configuration known.
-    let before = last_good_config(&last_good, Mode::Greengrass).unwrap_or_default();
+    let known = last_good_config(&last_good, Mode::Greengrass);
+    let before = known.clone().unwrap_or_default();
     let state_dir = fixed_dir.clone().unwrap_or_else(|| before.state_dir.clone());
+    let socket = fixed_dir
+        .as_ref()
+        .map_or_else(|| PathBuf::from(SYSTEM_SOCKET), |dir| dir.join("control.sock"));
+    let folders = [Some(state_dir.as_path()), last_good.parent(), socket.parent()];
+    let folders: Vec<&Path> = folders.into_iter().flatten().collect();
+    let held = privileges::give_up(
+        known.as_ref(),
+        &folders,
+        &[&include_dir()],
+        sdk::socket_path().as_deref(),
+    )?;
     let (mut warden, sample, alone) = enforce_stored(&before, &named, &state_dir, clock)?;
     let (link, mut events) = NucleusLink::spawn(|incoming| {
         SdkNucleus::connect(incoming).map(|nucleus| Box::new(nucleus) as Box<dyn Nucleus>)
@@ -222,6 +249,7 @@ fn begin_greengrass(arguments: &args::Run, clock: &SystemClock) -> anyhow::Resul
     Ok(Start {
         warden,
         sample,
+        privileges: held,
         alone,
         link,
         events,
@@ -230,9 +258,7 @@ fn begin_greengrass(arguments: &args::Run, clock: &SystemClock) -> anyhow::Resul
         mode: Mode::Greengrass,
         config_error,
         last_good_config: Some(last_good),
-        socket: fixed_dir
-            .as_ref()
-            .map_or_else(|| PathBuf::from(SYSTEM_SOCKET), |dir| dir.join("control.sock")),
+        socket,
         // a changed stateDir takes effect with the next start: this one's decisions are in the old place
         state_dir,
         config,
