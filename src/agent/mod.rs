@@ -38,11 +38,11 @@ use crate::model::{Monotonic, ThingName};
 use crate::quarantine::Now;
 use crate::sandbox::Held;
 
-pub use custom::CustomReadings;
+pub use custom::{CustomReadings, Helper, HelperError, serve as serve_custom_metrics};
 pub use reload::{LAST_GOOD, keep as keep_configuration, remember as remember_configuration};
 
 use clock::Clock;
-use custom::{CustomMetrics, CustomSample, Sensors};
+use custom::{CustomMetrics, CustomSample};
 use host::HostSource;
 use reload::Reload;
 use reporting::{Place, Reporting};
@@ -97,6 +97,8 @@ pub struct Parts<C> {
     pub last_good_config: Option<PathBuf>,
     /// What this process gave up when it started; `None`: nothing was given up (tests).
     pub privileges: Option<Held>,
+    /// The process that measures custom metrics; `None`: they are measured here, as far as that may.
+    pub helper: Option<Helper>,
     /// Stop after this many accepted reports of the core.
     pub stop_after_reports: Option<u64>,
     /// Told when the log level changes.
@@ -116,7 +118,7 @@ pub enum Ended {
 struct Instruments {
     host: Box<dyn HostSource>,
     site: Box<dyn SiteSource>,
-    custom: Sensors,
+    custom: custom::Source,
 }
 
 /// What a sample brought.
@@ -227,7 +229,7 @@ pub async fn run<C: Clock>(parts: Parts<C>, stop: impl Future<Output = ()>) -> E
         instruments: Some(Instruments {
             host,
             site: site_source,
-            custom: Sensors::new(&parts.state_dir),
+            custom: custom::Source::new(parts.helper, &parts.state_dir),
         }),
         next_sample: now,
         sampled_at: None,

@@ -6,6 +6,7 @@ pub mod check_config;
 pub mod devices;
 pub mod doctor;
 pub mod logging;
+pub mod measure;
 pub mod privileges;
 pub mod purge;
 pub mod quarantine;

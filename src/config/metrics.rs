@@ -116,6 +116,29 @@ pub enum MetricSource {
 }
 
 impl MetricSource {
+    /// True when the host is measured for it; the others are known to the agent anyhow, or come on their own.
+    #[must_use]
+    pub fn is_of_host(&self) -> bool {
+        !self.is_per_thing()
+            && !matches!(
+                self,
+                Self::ConnectedDevices
+                    | Self::UnknownDevices
+                    | Self::ConntrackUsage
+                    | Self::AgentHealth
+                    | Self::Topic { .. }
+            )
+    }
+
+    /// True when it reads files or runs programs of the configuration's choice.
+    #[must_use]
+    pub fn is_free(&self) -> bool {
+        matches!(
+            self,
+            Self::File { .. } | Self::FileChanges { .. } | Self::Command { .. }
+        )
+    }
+
     /// True when each local thing has a value of its own; else the value is the core's.
     #[must_use]
     pub fn is_per_thing(&self) -> bool {

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::command::{Order, Repeated};
 use super::poked::Poked;
 use super::watched::WatchedFiles;
@@ -39,7 +41,7 @@ pub(in crate::agent) struct CustomAsk {
 }
 
 /// What it brought.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(in crate::agent) struct CustomSample {
     /// Values by name of metric.
     pub(super) values: BTreeMap<String, Measured<CustomValue>>,
@@ -47,6 +49,28 @@ pub(in crate::agent) struct CustomSample {
     pub(super) logins: Option<Measured<BTreeSet<Login>>>,
     /// How often each watched file changed since this process began, by name of metric.
     pub(super) changes: BTreeMap<String, Measured<BTreeMap<PathBuf, u64>>>,
+}
+
+impl CustomSample {
+    /// Nothing of what is asked for, and why.
+    pub(super) fn missing(ask: &CustomAsk, missing: &Missing) -> Self {
+        let mut sample = Self::default();
+        for metric in ask.metrics.iter().filter(|metric| metric.source.is_of_host()) {
+            let name = metric.name.as_str().to_owned();
+            match metric.source {
+                MetricSource::RemoteLogins | MetricSource::NewRemoteLogins => {
+                    sample.logins = Some(Err(missing.clone()))
+                }
+                MetricSource::FileChanges { .. } => {
+                    sample.changes.insert(name, Err(missing.clone()));
+                }
+                _ => {
+                    sample.values.insert(name, Err(missing.clone()));
+                }
+            }
+        }
+        sample
+    }
 }
 
 /// Sources that may hang, by name of metric.
@@ -138,13 +162,7 @@ impl Sensors {
                     None => Err(not_begun(name)),
                 },
                 // Known to the site, the agent or the topics.
-                MetricSource::ConnectedDevices
-                | MetricSource::UnknownDevices
-                | MetricSource::UnansweredConnections
-                | MetricSource::DistinctDestinations
-                | MetricSource::ConntrackUsage
-                | MetricSource::AgentHealth
-                | MetricSource::Topic { .. } => continue,
+                source if !source.is_of_host() => continue,
                 _ => self.read(metric, &mut once),
             };
             sample.values.insert(name.to_owned(), value);
