@@ -29,6 +29,7 @@ fn main() -> ExitCode {
         Command::Quarantine(arguments) => cli::quarantine::run(&arguments),
         Command::Boot(arguments) => cli::boot::run(&arguments),
         Command::Purge(arguments) => cli::purge::purge(&arguments),
+        Command::MeasureCustom { state_dir } => cli::measure::run(&state_dir),
         Command::Completions { shell } => completions(shell),
     };
     let exit = ended.unwrap_or_else(|error| {

@@ -372,6 +372,7 @@ impl Running {
                 include_dir: dir.clone(),
                 last_good_config: None,
                 privileges: None,
+                helper: None,
                 stop_after_reports: None,
                 set_log_level: Box::new(|_| {}),
             };

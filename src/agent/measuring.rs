@@ -6,7 +6,7 @@ use tokio::task::JoinHandle;
 
 use super::Agent;
 use super::clock::Clock;
-use super::custom::{CustomSample, Sensors};
+use super::custom::{self, CustomSample};
 use super::host::HostSource;
 use super::site::source::{SiteSample, SiteSource};
 use crate::collect::HostSample;
@@ -18,7 +18,7 @@ use crate::model::Monotonic;
 pub(super) struct Instruments {
     pub(super) host: Box<dyn HostSource>,
     pub(super) site: Box<dyn SiteSource>,
-    pub(super) custom: Sensors,
+    pub(super) custom: custom::Source,
 }
 
 /// What a sample brought.
@@ -109,6 +109,8 @@ impl<C: Clock> Agent<C> {
         let begun = self.site.take_begun();
         self.reporting.begin_traffic(&begun, &self.site);
         self.judge_sample(self.flows_asked);
+        // However long it took: a report must come out of every sample that was taken for one.
+        self.sampled_at = Some(self.clock.monotonic());
         self.report_if_due();
         self.answer_reports();
     }

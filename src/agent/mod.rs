@@ -38,12 +38,12 @@ use crate::greengrass::link::{Command, NucleusLink, Stopped, Token};
 use crate::greengrass::{ComponentState, NucleusKind};
 use crate::model::{Monotonic, Now, ThingName};
 
-pub use custom::CustomReadings;
+pub use custom::{CustomReadings, Helper, HelperError, serve as serve_custom_metrics};
 pub use parts::{Ended, Parts};
 pub use reload::{LAST_GOOD, keep as keep_configuration, remember as remember_configuration};
 
 use clock::Clock;
-use custom::{CustomMetrics, Sensors};
+use custom::CustomMetrics;
 use detecting::Detecting;
 use measuring::{Instruments, Measuring, finished};
 use reload::Reload;
@@ -87,7 +87,7 @@ struct Agent<C> {
     /// Idle between samples; `None` while a sample is being taken.
     instruments: Option<Instruments>,
     next_sample: Monotonic,
-    /// When the last sample was begun.
+    /// When the last sample was begun, or once it is there, when it came.
     sampled_at: Option<Monotonic>,
     samples: u64,
     set_log_level: Box<dyn Fn(LogLevel)>,
@@ -166,7 +166,7 @@ pub async fn run<C: Clock>(parts: Parts<C>, stop: impl Future<Output = ()>) -> E
         instruments: Some(Instruments {
             host,
             site: site_source,
-            custom: Sensors::new(&parts.state_dir),
+            custom: custom::Source::new(parts.helper, &parts.state_dir),
         }),
         next_sample: now,
         sampled_at: None,

@@ -79,6 +79,13 @@ pub enum Command {
     Boot(Place),
     /// Remove everything Edge Warden put on this host: rules, stored decisions, state. The agent must be stopped.
     Purge(Purge),
+    /// Measure custom metrics for the agent, which starts this by itself.
+    #[command(name = "measure-custom", hide = true)]
+    MeasureCustom {
+        /// Where what must survive a restart is kept
+        #[arg(long, value_name = "DIR")]
+        state_dir: PathBuf,
+    },
     /// Print a completion script for a shell.
     Completions {
         /// The shell.

@@ -8,6 +8,7 @@ pub mod detect;
 pub mod devices;
 pub mod doctor;
 pub mod logging;
+pub mod measure;
 pub mod privileges;
 pub mod purge;
 pub mod quarantine;

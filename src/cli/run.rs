@@ -7,7 +7,7 @@ use anyhow::{Context, anyhow};
 use edge_warden::agent::clock::{Clock, SystemClock};
 use edge_warden::agent::site::source::KernelSite;
 use edge_warden::agent::warden::Warden;
-use edge_warden::agent::{self, Ended, Parts, detecting, files};
+use edge_warden::agent::{self, Ended, Helper, Parts, detecting, files};
 use edge_warden::collect::{HostCollector, HostPaths, HostSample};
 use edge_warden::config::{Config, LogFormat, LogLevel, Mode, STATE_DIR_DEFAULT, load_component, load_file};
 use edge_warden::control::{self, SYSTEM_SOCKET};
@@ -23,7 +23,7 @@ use tokio::sync::mpsc;
 use tracing_subscriber::filter::LevelFilter;
 
 use super::logging::{self, LevelHandle};
-use super::{Exit, InvalidConfiguration, args, privileges};
+use super::{Exit, InvalidConfiguration, args, measure, privileges};
 
 /// The last valid configuration a nucleus gave, in the state folder.
 pub const LAST_GOOD: &str = agent::LAST_GOOD;
@@ -46,6 +46,7 @@ struct Start {
     warden: Warden,
     sample: HostSample,
     privileges: Held,
+    helper: Option<Helper>,
     /// Held until the process ends.
     alone: File,
 }
@@ -114,6 +115,7 @@ async fn serve(start: Start, clock: SystemClock, stop_after_reports: Option<u64>
         warden: start.warden,
         sample: start.sample,
         privileges: Some(start.privileges),
+        helper: start.helper,
         last_good_config: start.last_good_config,
         stop_after_reports,
         set_log_level: Box::new(move |level| {
@@ -160,6 +162,7 @@ fn begin_standalone(dir: &Path, arguments: &args::Run, clock: SystemClock) -> an
         }
     });
     let read: Vec<&Path> = beside.into_iter().chain([included.as_path()]).collect();
+    let helper = measure::start(Some(&config), &state_dir);
     let held = privileges::give_up(Some(&config), &[dir, &state_dir], &read, None)?;
     let (warden, sample, alone) = enforce_stored(&config, &arguments.thing, &state_dir, &clock)?;
     let (folder, thing, file) = (dir.to_owned(), arguments.thing.clone(), arguments.config.clone());
@@ -190,6 +193,7 @@ fn begin_standalone(dir: &Path, arguments: &args::Run, clock: SystemClock) -> an
         warden,
         sample,
         privileges: held,
+        helper,
         alone,
     })
 }
@@ -212,6 +216,7 @@ fn begin_greengrass(arguments: &args::Run, clock: &SystemClock) -> anyhow::Resul
         .map_or_else(|| PathBuf::from(SYSTEM_SOCKET), |dir| dir.join("control.sock"));
     let folders = [Some(state_dir.as_path()), last_good.parent(), socket.parent()];
     let folders: Vec<&Path> = folders.into_iter().flatten().collect();
+    let helper = measure::start(known.as_ref(), &state_dir);
     let held = privileges::give_up(
         known.as_ref(),
         &folders,
@@ -250,6 +255,7 @@ fn begin_greengrass(arguments: &args::Run, clock: &SystemClock) -> anyhow::Resul
         warden,
         sample,
         privileges: held,
+        helper,
         alone,
         link,
         events,

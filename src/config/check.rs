@@ -10,7 +10,7 @@ use super::devices;
 use super::effective::{
     Config, Detect, Discovery, Lan, LeaseFile, Log, MAX_BROKER_PORTS, Quarantine, QuarantineShadow, Report,
 };
-use super::metrics;
+use super::metric_checks;
 use super::problem::{ConfigError, Place, Problems};
 use super::profiles::{self, ProfileFiles};
 use super::raw::{
@@ -75,7 +75,7 @@ impl RawConfig {
             lan: check_lan(lan.unwrap_or_default(), found),
             devices: devices::check(all_devices, found),
             discovery: check_discovery(discovery.unwrap_or_default(), &included, found),
-            custom_metrics: metrics::check(all_metrics, found),
+            custom_metrics: metric_checks::check(all_metrics, found),
             detect: check_detect(detect.unwrap_or_default(), &included, &profile_files, found),
             quarantine: check_quarantine(quarantine.unwrap_or_default(), &included, found),
             state_dir: state_dir

@@ -14,6 +14,7 @@ mod devices;
 mod effective;
 mod file;
 mod leaf;
+mod metric_checks;
 mod metrics;
 mod problem;
 mod profiles;
@@ -32,7 +33,8 @@ pub use effective::{
 };
 pub use file::{MAX_FILE_BYTES, MAX_INCLUDES, load_component, load_file, read_limited};
 pub use metrics::{
-    CustomMetric, MAX_CUSTOM_METRICS, MetricName, MetricSource, ProcessMatch, ProcessPattern, TOPIC_PREFIX,
+    CustomMetric, MAX_CUSTOM_METRICS, MetricName, MetricSource, ProcessMatch, ProcessPattern, SourceWord, TOPIC_PREFIX,
+    metric_sources,
 };
 pub use problem::{ConfigError, MAX_PROBLEMS, Problem, Problems};
 pub use profiles::{MAX_PROFILES, Profile, load_profile};

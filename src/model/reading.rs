@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Counters, Measured, Missing};
 
@@ -28,7 +28,7 @@ pub struct ListeningPort {
 }
 
 /// The value of a custom metric, one of the four AWS types (API CreateCustomMetric, `metricType`).
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum CustomValue {
     /// `number`
     #[serde(rename = "number")]

@@ -1,13 +1,14 @@
 //! Custom metrics: what the configuration names besides the metrics of every report.
 //!
 //! ```text
-//!  Sensors (blocking, beside host and site) ──▶ CustomSample ─┐
+//!  Sensors (in a process of their own) ──▶ CustomSample ──────┐
 //!  local pub/sub ──▶ topics ──────────────────────────────────┼─▶ CustomMetrics ──▶ values of the core, of each thing
 //!  site, reports: what they know and what they lack ──────────┘         │                (reports, detection)
 //!                                                                        └─▶ status, log: what is missing, and why
 //! ```
 
 mod command;
+mod helper;
 mod poked;
 mod sensors;
 #[cfg(test)]
@@ -29,7 +30,9 @@ use crate::config::{Config, CustomMetric, MetricSource};
 use crate::greengrass::Destination;
 use crate::model::{CustomType, CustomValue, Measured, Missing, Monotonic, Reason, ThingName};
 
-pub(super) use sensors::{CustomAsk, CustomSample, Sensors};
+pub(super) use helper::Source;
+pub use helper::{Helper, HelperError, serve};
+pub(super) use sensors::{CustomAsk, CustomSample};
 use sensors::{count, ip_value, text_value};
 use topics::Topics;
 

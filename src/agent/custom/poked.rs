@@ -33,7 +33,7 @@ impl<T> Slot<T> {
 
 /// The asking end. The thread ends after this is dropped, or never when it is stuck.
 #[derive(Debug)]
-pub(super) struct Poked<T> {
+pub(in crate::agent) struct Poked<T> {
     source: String,
     poke: SyncSender<()>,
     slot: Arc<Slot<T>>,

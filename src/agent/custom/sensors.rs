@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::command::{Order, Repeated};
 use super::poked::Poked;
 use super::watched::WatchedFiles;
@@ -39,7 +41,7 @@ pub(in crate::agent) struct CustomAsk {
 }
 
 /// What it brought.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(in crate::agent) struct CustomSample {
     /// Values by name of metric.
     pub(super) values: BTreeMap<String, Measured<CustomValue>>,
@@ -48,6 +50,33 @@ pub(in crate::agent) struct CustomSample {
     /// How often each watched file changed since this process began, by name of metric.
     pub(super) changes: BTreeMap<String, Measured<BTreeMap<PathBuf, u64>>>,
 }
+
+impl CustomSample {
+    /// Nothing of what is asked for, and why.
+    pub(super) fn missing(ask: &CustomAsk, missing: &Missing) -> Self {
+        let mut sample = Self::default();
+        for metric in ask.metrics.iter().filter(|metric| metric.source.is_of_host()) {
+            let name = metric.name.as_str().to_owned();
+            match metric.source {
+                MetricSource::RemoteLogins | MetricSource::NewRemoteLogins => {
+                    sample.logins = Some(Err(missing.clone()))
+                }
+                MetricSource::FileChanges { .. } => {
+                    sample.changes.insert(name, Err(missing.clone()));
+                }
+                _ => {
+                    sample.values.insert(name, Err(missing.clone()));
+                }
+            }
+        }
+        sample
+    }
+}
+
+/// Sources that may hang, by name of metric.
+type Asked<T> = BTreeMap<String, Measured<Poked<T>>>;
+/// What a file says, and when it was written.
+type Content = (Vec<u8>, UnixTime);
 
 /// Measures what custom metrics are named, and keeps what it takes from one sample to the next.
 #[derive(Debug)]
@@ -58,9 +87,9 @@ pub(in crate::agent) struct Sensors {
     second: Duration,
     cpu: Option<CpuTimes>,
     cpu_usage: Option<f64>,
-    files: BTreeMap<String, Measured<Poked<(Vec<u8>, UnixTime)>>>,
-    disks: BTreeMap<String, Measured<Poked<f64>>>,
-    watched: BTreeMap<String, Measured<Poked<BTreeMap<PathBuf, u64>>>>,
+    files: Asked<Content>,
+    disks: Asked<f64>,
+    watched: Asked<BTreeMap<PathBuf, u64>>,
     commands: BTreeMap<String, Measured<Repeated>>,
 }
 
@@ -133,13 +162,7 @@ impl Sensors {
                     None => Err(not_begun(name)),
                 },
                 // Known to the site, the agent or the topics.
-                MetricSource::ConnectedDevices
-                | MetricSource::UnknownDevices
-                | MetricSource::UnansweredConnections
-                | MetricSource::DistinctDestinations
-                | MetricSource::ConntrackUsage
-                | MetricSource::AgentHealth
-                | MetricSource::Topic { .. } => continue,
+                source if !source.is_of_host() => continue,
                 _ => self.read(metric, &mut once),
             };
             sample.values.insert(name.to_owned(), value);
@@ -269,7 +292,7 @@ impl Sensors {
 }
 
 fn start<T: Clone + Send + 'static>(
-    sources: &mut BTreeMap<String, Measured<Poked<T>>>,
+    sources: &mut Asked<T>,
     name: &str,
     source: &str,
     look: impl FnMut() -> Measured<T> + Send + 'static,
@@ -280,11 +303,7 @@ fn start<T: Clone + Send + 'static>(
     }
 }
 
-fn answer<T: Clone + Send + 'static>(
-    sources: &BTreeMap<String, Measured<Poked<T>>>,
-    name: &str,
-    patience: Duration,
-) -> Measured<T> {
+fn answer<T: Clone + Send + 'static>(sources: &Asked<T>, name: &str, patience: Duration) -> Measured<T> {
     match sources.get(name) {
         Some(Ok(source)) => source.answer(patience),
         Some(Err(missing)) => Err(missing.clone()),
@@ -298,7 +317,7 @@ fn not_begun(name: &str) -> Missing {
 
 fn file_value(
     path: &Path,
-    (content, written): &(Vec<u8>, UnixTime),
+    (content, written): &Content,
     max_age_seconds: Option<u32>,
     kind: CustomType,
 ) -> Measured<CustomValue> {

@@ -8,7 +8,7 @@ use crate::model::UnixTime;
 
 const NOW: Monotonic = Monotonic(Duration::from_secs(1));
 
-fn config(metrics: Value) -> Config {
+fn config(metrics: &Value) -> Config {
     RawConfig::from_value(json!({"customMetrics": metrics}))
         .check(Mode::Greengrass)
         .unwrap()
@@ -41,7 +41,7 @@ struct Case {
 }
 
 impl Case {
-    fn new(metrics: Value) -> Self {
+    fn new(metrics: &Value) -> Self {
         let config = config(metrics);
         Self {
             metrics: CustomMetrics::new(&config),
@@ -81,7 +81,7 @@ fn logins(sessions: &[(&str, &str)]) -> CustomSample {
 
 #[test]
 fn logins_are_new_once_per_report_and_those_at_the_start_are_not() {
-    let mut case = Case::new(json!([
+    let mut case = Case::new(&json!([
         {"name": "now", "source": "remoteLogins"},
         {"name": "new", "source": "newRemoteLogins"},
         {"name": "from", "source": "newRemoteLogins", "type": "ip-address-list"},
@@ -123,7 +123,7 @@ fn changes(counts: &[(&str, u64)]) -> CustomSample {
 
 #[test]
 fn file_changes_count_from_report_to_report() {
-    let mut case = Case::new(json!([
+    let mut case = Case::new(&json!([
         {"name": "count", "source": "fileChanges", "paths": ["/etc/passwd", "/etc/my conf"]},
         {"name": "which", "source": "fileChanges", "type": "string-list", "paths": ["/etc/passwd", "/etc/my conf"]},
     ]));
@@ -153,7 +153,7 @@ fn file_changes_count_from_report_to_report() {
 
 #[test]
 fn what_fails_is_named_in_status_and_in_agent_health_and_waiting_is_no_failure() {
-    let mut case = Case::new(json!([
+    let mut case = Case::new(&json!([
         {"name": "good", "source": "load"},
         {"name": "bad", "source": "battery"},
         {"name": "cpu", "source": "cpu"},
@@ -200,7 +200,7 @@ fn what_fails_is_named_in_status_and_in_agent_health_and_waiting_is_no_failure()
 
 #[test]
 fn metrics_of_the_site_are_missing_until_it_was_looked_at() {
-    let mut case = Case::new(json!([
+    let mut case = Case::new(&json!([
         {"name": "clients", "source": "connectedDevices"},
         {"name": "strangers", "source": "unknownDevices", "type": "string-list"},
         {"name": "flows", "source": "conntrackUsage"},
@@ -220,13 +220,13 @@ fn metrics_of_the_site_are_missing_until_it_was_looked_at() {
 
 #[test]
 fn a_changed_configuration_drops_what_changed_and_keeps_the_rest() {
-    let mut case = Case::new(json!([{"name": "a", "source": "load"}, {"name": "b", "source": "load"}]));
+    let mut case = Case::new(&json!([{"name": "a", "source": "load"}, {"name": "b", "source": "load"}]));
     let value = || Ok(CustomValue::Number(1.0));
     case.observe(CustomSample {
         values: [("a".to_owned(), value()), ("b".to_owned(), value())].into(),
         ..CustomSample::default()
     });
-    let new = config(json!([{"name": "a", "source": "load"}, {"name": "b", "source": "memory"}]));
+    let new = config(&json!([{"name": "a", "source": "load"}, {"name": "b", "source": "memory"}]));
     case.metrics.reconfigure(&new);
     assert_eq!((case.value("a"), case.value("b")), (number(1.0), None));
     assert_eq!(

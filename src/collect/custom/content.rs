@@ -26,12 +26,13 @@ pub fn text(raw: &str) -> String {
     kept.map(|c| if allowed(c) { c } else { '_' }).collect()
 }
 
-/// Strings as a value.
+/// Strings as a value; empty ones are left out, which the service does not take.
 ///
 /// # Errors
 /// There are more than [`MAX_ITEMS`].
 pub fn listed(items: impl IntoIterator<Item = impl AsRef<str>>) -> Result<CustomValue, String> {
-    let list: Vec<String> = items.into_iter().map(|item| text(item.as_ref())).collect();
+    let texts = items.into_iter().map(|item| text(item.as_ref()));
+    let list: Vec<String> = texts.filter(|item| !item.is_empty()).collect();
     few_enough(list.len())?;
     Ok(CustomValue::StringList(list))
 }
@@ -185,7 +186,7 @@ mod tests {
             (r#"{"number_list": []}"#, CustomValue::NumberList(Vec::new())),
             ("", CustomValue::NumberList(Vec::new())),
             ("sshd\n/usr/bin/a b\n", strings(&["sshd", "/usr/bin/a_b"])),
-            (r#"["a", "b/c"]"#, strings(&["a", "b/c"])),
+            (r#"["a", "", "b/c"]"#, strings(&["a", "b/c"])),
             (r#"[{"string_list": ["a"]}]"#, strings(&["a"])),
             ("\n", strings(&[])),
             (

@@ -7,6 +7,8 @@ use std::io;
 use std::net::IpAddr;
 use std::path::Path;
 
+use serde::{Deserialize, Serialize};
+
 use crate::collect::CollectError;
 use crate::model::{Measured, Missing};
 
@@ -22,7 +24,7 @@ const HOST: std::ops::Range<usize> = 76..332;
 const MAX_UTMP: usize = 1 << 20;
 
 /// A session begun from another host.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Login {
     /// Tells it from every other session of this boot.
     pub session: String,
