@@ -103,6 +103,7 @@ setup_test() {
     # the demo's page is opened in a browser
     has chromium || missing+=(chromium)
     has udhcpc || [ -x /sbin/udhcpc ] || missing+=(udhcpc)
+    has systemd-analyze || missing+=(systemd)
     has openssl || missing+=(openssl)
     if has mosquitto || [ -x /usr/sbin/mosquitto ]; then
         install_packages "${missing[@]}"
