@@ -73,6 +73,7 @@ impl<C: Clock> Agent<C> {
                     who: asked.who,
                 };
                 self.warden.event(event, now);
+                self.warden.carry_out(now);
                 let _ = asked.reply.send(Answer::Ok(self.warden.why(&thing)));
             }
             Request::QuarantineRelease { thing } => {
@@ -83,6 +84,7 @@ impl<C: Clock> Agent<C> {
                     },
                     now,
                 );
+                self.warden.carry_out(now);
                 let _ = asked.reply.send(Answer::Ok(self.warden.why(&thing)));
             }
             Request::QuarantineList => {

@@ -314,7 +314,7 @@ impl Reporting {
         match encode(&report, self.format, self.names, self.max_bytes) {
             Ok(encoded) => {
                 if let Some(cut) = encoded.cut {
-                    tracing::info!(thing = %due.thing, "report cut to {} bytes: {cut}", self.max_bytes);
+                    tracing::info!(thing = %due.thing, "the report leaves out: {cut} (at most {} bytes)", self.max_bytes);
                     self.last_cut = Some((due.thing.clone(), cut));
                 }
                 Some(Publish {

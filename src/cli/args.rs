@@ -2,8 +2,10 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
+use edge_warden::control::socket_path;
 use edge_warden::model::ThingName;
+use serde_json::Value;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -115,15 +117,13 @@ pub struct Run {
 
 /// `report`
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("whose").args(["standalone", "state_dir"]).requires("thing"))]
 pub struct Report {
     /// A local thing (or the core's) as the running agent would report it now
     pub thing: Option<ThingName>,
-    /// Ask the standalone agent of DIR
-    #[arg(long, value_name = "DIR", requires = "thing")]
-    pub standalone: Option<PathBuf>,
-    /// Ask the agent that was started with --state-dir DIR
-    #[arg(long, value_name = "DIR", requires = "thing", conflicts_with = "standalone")]
-    pub state_dir: Option<PathBuf>,
+    /// Which agent is asked.
+    #[command(flatten)]
+    pub place: Place,
     /// How to print it
     #[arg(long, value_enum, default_value_t = ReportFormat::Table)]
     pub format: ReportFormat,
@@ -161,12 +161,9 @@ pub struct Status {
     /// Print everything as JSON
     #[arg(long)]
     pub json: bool,
-    /// Ask the standalone agent of DIR
-    #[arg(long, value_name = "DIR")]
-    pub standalone: Option<PathBuf>,
-    /// Ask the agent that was started with --state-dir DIR
-    #[arg(long, value_name = "DIR", conflicts_with = "standalone")]
-    pub state_dir: Option<PathBuf>,
+    /// Which agent is asked.
+    #[command(flatten)]
+    pub place: Place,
 }
 
 /// `devices`
@@ -175,12 +172,9 @@ pub struct Devices {
     /// Print everything as JSON
     #[arg(long)]
     pub json: bool,
-    /// Ask the standalone agent of DIR
-    #[arg(long, value_name = "DIR")]
-    pub standalone: Option<PathBuf>,
-    /// Ask the agent that was started with --state-dir DIR
-    #[arg(long, value_name = "DIR", conflicts_with = "standalone")]
-    pub state_dir: Option<PathBuf>,
+    /// Which agent is asked.
+    #[command(flatten)]
+    pub place: Place,
 }
 
 /// `check-config`
@@ -207,8 +201,8 @@ pub struct Shadow {
     /// Whose shadow
     pub thing: ThingName,
     /// What to merge into state.desired, for example '{"quarantine": true}'
-    #[arg(value_name = "DESIRED_JSON")]
-    pub desired: String,
+    #[arg(value_name = "DESIRED_JSON", value_parser = desired_json)]
+    pub desired: Value,
     /// The stand-in's folder
     #[arg(long, value_name = "DIR")]
     pub standalone: PathBuf,
@@ -217,15 +211,31 @@ pub struct Shadow {
     pub name: Option<String>,
 }
 
-/// Which agent's state is meant.
+/// Desired state is a JSON object.
+fn desired_json(text: &str) -> Result<Value, String> {
+    match serde_json::from_str(text) {
+        Ok(desired @ Value::Object(_)) => Ok(desired),
+        Ok(_) => Err("it must be an object such as {\"quarantine\": true}".to_owned()),
+        Err(error) => Err(format!("it is not JSON: {error}")),
+    }
+}
+
+/// Which agent is meant: of a nucleus, unless one of these says otherwise.
 #[derive(Debug, Args)]
 pub struct Place {
     /// The standalone agent of DIR
-    #[arg(long, value_name = "DIR", conflicts_with = "state_dir")]
+    #[arg(long, value_name = "DIR", global = true, conflicts_with = "state_dir")]
     pub standalone: Option<PathBuf>,
-    /// The agent whose state is in DIR instead of /var/lib/edge-warden
-    #[arg(long, value_name = "DIR")]
+    /// The agent that was started with --state-dir DIR
+    #[arg(long, value_name = "DIR", global = true)]
     pub state_dir: Option<PathBuf>,
+}
+
+impl Place {
+    /// Where that agent answers questions.
+    pub fn socket(&self) -> PathBuf {
+        socket_path(self.standalone.as_deref().or(self.state_dir.as_deref()))
+    }
 }
 
 /// `quarantine`
@@ -234,12 +244,9 @@ pub struct Quarantine {
     /// What to do.
     #[command(subcommand)]
     pub verb: QuarantineVerb,
-    /// Ask the standalone agent of DIR
-    #[arg(long, value_name = "DIR", global = true)]
-    pub standalone: Option<PathBuf>,
-    /// Ask the agent whose state is in DIR
-    #[arg(long, value_name = "DIR", global = true, conflicts_with = "standalone")]
-    pub state_dir: Option<PathBuf>,
+    /// Which agent is asked.
+    #[command(flatten)]
+    pub place: Place,
     /// Print everything as JSON
     #[arg(long, global = true)]
     pub json: bool,

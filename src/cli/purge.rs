@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use edge_warden::agent::boot_unit;
-use edge_warden::control::{AskError, Request, SYSTEM_SOCKET, ask};
+use edge_warden::control::{AskError, Request, ask};
 use edge_warden::firewall::{AccountingLan, Firewall, NftablesAccounting, NftablesFirewall, TableOwnership};
 
 use super::{Exit, args, boot, run};
@@ -31,10 +31,7 @@ const OURS: [&str; 14] = [
 /// Remove everything, if no agent runs.
 pub fn purge(arguments: &args::Purge) -> anyhow::Result<Exit> {
     let place = &arguments.place;
-    let socket = match (&place.standalone, &place.state_dir) {
-        (Some(dir), _) | (None, Some(dir)) => dir.join("control.sock"),
-        (None, None) => SYSTEM_SOCKET.into(),
-    };
+    let socket = place.socket();
     match ask(&socket, &Request::Status) {
         Err(AskError::NoAgent { .. }) => {}
         Ok(_) => anyhow::bail!(

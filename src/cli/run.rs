@@ -15,8 +15,7 @@ use edge_warden::greengrass::link::{Command, NucleusEvent, NucleusEvents, Nucleu
 use edge_warden::greengrass::sdk::{self, SdkNucleus};
 use edge_warden::greengrass::standalone::StandaloneNucleus;
 use edge_warden::greengrass::{Nucleus, NucleusError, NucleusKind};
-use edge_warden::model::ThingName;
-use edge_warden::quarantine::Now;
+use edge_warden::model::{Now, ThingName};
 use edge_warden::sandbox::Held;
 use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};

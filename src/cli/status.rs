@@ -2,15 +2,14 @@
 
 use std::io::Write;
 
-use edge_warden::control::{Request, ask, socket_path};
+use edge_warden::control::{Request, ask};
 use serde_json::Value;
 
 use super::{Exit, args, printable};
 
 /// Ask and print.
 pub fn run(arguments: &args::Status) -> anyhow::Result<Exit> {
-    let dir = arguments.standalone.as_deref().or(arguments.state_dir.as_deref());
-    let status = ask(&socket_path(dir), &Request::Status)?;
+    let status = ask(&arguments.place.socket(), &Request::Status)?;
     let mut out = std::io::stdout().lock();
     if arguments.json {
         serde_json::to_writer_pretty(&mut out, &status)?;

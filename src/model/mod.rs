@@ -12,4 +12,4 @@ pub use counters::Counters;
 pub use measured::{Measured, Missing, Reason};
 pub use reading::{Connection, CustomType, CustomValue, ListeningPort, ThingReading};
 pub use thing::{ThingName, ThingNameError};
-pub use time::{Monotonic, UnixTime};
+pub use time::{Monotonic, Now, UnixTime};

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Counters, Measured};
+use super::{Counters, Measured, Missing};
 
 /// An established TCP connection, seen from the thing.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -93,10 +93,24 @@ pub struct ThingReading {
     pub traffic: Measured<Counters>,
     /// Established TCP connections, each once.
     pub established: Measured<Vec<Connection>>,
+    /// Established TCP connections beyond those listed, where a source lists only so many.
+    pub established_unlisted: u64,
     /// TCP ports listened on, each (port, interface) once.
     pub listening_tcp: Measured<Vec<ListeningPort>>,
     /// UDP ports bound and unconnected, each (port, interface) once.
     pub listening_udp: Measured<Vec<ListeningPort>>,
     /// Custom metrics by name; one that could not be measured is not in the map.
     pub custom: BTreeMap<String, CustomValue>,
+}
+
+impl ThingReading {
+    /// How many TCP connections are established, listed or not.
+    ///
+    /// # Errors
+    /// They could not be measured.
+    pub fn established_total(&self) -> Measured<u64> {
+        let listed = self.established.as_ref().map_err(Missing::clone)?.len();
+        let listed = u64::try_from(listed).unwrap_or(u64::MAX);
+        Ok(listed.saturating_add(self.established_unlisted))
+    }
 }

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use super::source::{FlowTable, NeighbourTables};
+use super::source::{FlowTable, NeighbourTables, SiteAsk, SiteSample};
 use super::*;
 use crate::collect::conntrack::{Endpoints, Flow, FlowEvent, TcpState, Transport};
 use crate::collect::neighbours::{Neighbour, NeighbourState};
-use crate::collect::{Interface, InterfaceAddress, Socket, SocketState, SocketTable};
-use crate::firewall::Traffic;
-use crate::model::{MacAddress, UnixTime};
+use crate::collect::{HostSample, Interface, InterfaceAddress, Socket, SocketState, SocketTable};
+use crate::firewall::{Change, Traffic};
+use crate::greengrass::Destination;
+use crate::model::{MacAddress, Now, UnixTime};
 
 const GATEWAY: MacAddress = MacAddress([2, 0, 0, 0, 0, 0xfe]);
 const CAM: MacAddress = MacAddress([2, 0, 0, 0, 0, 1]);
@@ -16,7 +17,7 @@ const PLUG: MacAddress = MacAddress([2, 0, 0, 0, 0, 2]);
 
 fn now(seconds: u64) -> Now {
     Now {
-        unix: UnixTime::from_seconds(1_800_000_000 + seconds),
+        wall: UnixTime::from_seconds(1_800_000_000 + seconds),
         monotonic: Monotonic(Duration::from_secs(seconds)),
     }
 }

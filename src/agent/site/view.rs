@@ -33,7 +33,7 @@ impl Site {
             row.insert(
                 "connections".to_owned(),
                 json!({
-                    "established": count(reading.established.map(|list| list.len())),
+                    "established": reading.established_total().map_or_else(|missing| json!(missing.to_string()), |n| json!(n)),
                     "listeningTcp": count(reading.listening_tcp.map(|list| list.len())),
                     "listeningUdp": count(reading.listening_udp.map(|list| list.len())),
                     "sinceLastReport": {
@@ -79,6 +79,7 @@ impl Site {
             "unknownDevices": table.unknown().len(),
             "moreUnknownDevices": table.more_unknown(),
             "registrations": {"taken": self.registered, "refused": self.refused, "lastRefused": self.refusals},
+            "accounting": {"generation": self.meters.generation()},
             "tracking": tracking,
             "trackedFlows": self.usage.map(|usage| json!({"count": usage.count, "max": usage.max, "full": usage.is_full()})),
             "lostFlowEvents": self.tallies.lost(),

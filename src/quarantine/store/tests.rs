@@ -3,8 +3,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
 use super::*;
-use crate::model::{Monotonic, UnixTime};
-use crate::quarantine::{EdgeCap, Event, Now, Posture, Quarantine};
+use crate::model::{Monotonic, Now, UnixTime};
+use crate::quarantine::{EdgeCap, Event, Posture, Quarantine};
 
 /// A state in which the operator holds these things.
 fn state(things: &[&str]) -> Stored {
@@ -185,10 +185,10 @@ fn a_file_of_the_first_version_is_read_whole() {
 #[test]
 fn a_file_of_a_later_version_is_refused_and_left_alone() {
     let (directory, _) = store_with(&["cam-1"]);
-    let later = slot_of(r#"{"schemaVersion":2,"everything":"is different"}"#);
+    let later = slot_of(r#"{"schemaVersion":3,"everything":"is different"}"#);
     put(directory.path(), 1, &later);
     let error = Store::open(directory.path()).unwrap_err();
-    assert!(matches!(error, StoreError::NewerSchema { found: 2, .. }), "{error}");
+    assert!(matches!(error, StoreError::NewerSchema { found: 3, .. }), "{error}");
     assert!(error.to_string().contains("install the newer version again"));
     assert_eq!(std::fs::read(slot_path(directory.path(), 1)).unwrap(), later);
 }
