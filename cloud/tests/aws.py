@@ -17,7 +17,11 @@ ALWAYS = 10**9
 
 
 class Aws:
-    """The services, their clients, and the way the function reaches them (`endpoint`)."""
+    """The services, their clients, and the way the function reaches them (`endpoint`).
+
+    `calls`: every call of the function, as `METHOD path`. `demands`: the thing of each shadow update of the function that
+    succeeded and had a desired part. (moto's metadata cannot tell: it gives every key a new time with each update.)
+    """
 
     def __init__(self):
         self._moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
@@ -26,6 +30,7 @@ class Aws:
         self._lock = threading.Lock()
         self._faults = []
         self.calls = []
+        self.demands = []
         self._proxy = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._proxy.daemon_threads = True
         threading.Thread(target=self._proxy.serve_forever, daemon=True).start()
@@ -62,6 +67,9 @@ class Aws:
                 upstream.request(self.command, self.path, body, headers)
                 response = upstream.getresponse()
                 content = response.read()
+                if re.search(WRITE_SHADOW, call) and response.status == 200 and "desired" in json.loads(body)["state"]:
+                    with aws._lock:
+                        aws.demands.append(self.path.split("/")[2])
                 keep = {k: v for k, v in response.getheaders() if k.lower().startswith(("x-amz", "content-type"))}
                 upstream.close()
                 return self.answer(response.status, keep, content)
@@ -99,6 +107,7 @@ class Aws:
         with self._lock:
             self._faults.clear()
             self.calls.clear()
+            self.demands.clear()
 
     def thing(self, name):
         self.iot.create_thing(thingName=name)

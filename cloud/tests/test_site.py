@@ -1,0 +1,122 @@
+"""From an alarm to a cut device: the function as deployed, AWS IoT as moto plays it, the agent on a site's gateway.
+
+Between moto and the agent's embedded stand-in stands `carry`, which does what AWS IoT Core's topics do: the shadow's
+desired part goes to the gateway, the reported part comes back.
+"""
+
+import json
+import pathlib
+
+import pytest
+
+import template
+from aws import GROUP
+from events import rule, sns
+from gateway_site import ADDRESSES, MACS, THINGS, Site, until
+
+SHADOW = "quarantine"
+ALARMS = pathlib.Path(__file__).parent / "alarms"
+
+
+@pytest.fixture
+def deployed():
+    """The template as deployed: what the function and the component are configured with comes from it."""
+    return template.Rendered(CoreThings="edge-warden-core", DeployComponent="true", ReleaseWhenCleared="true")
+
+
+@pytest.fixture
+def site(deployed):
+    component = deployed.resources["Deployment"]["Properties"]["Components"]["dev.edgewarden.EdgeWarden"]
+    configuration = json.loads(component["ConfigurationUpdate"]["Merge"])
+    configuration["devices"] = [
+        {"thingName": thing, "macs": [mac], "addresses": [address]}
+        for thing, mac, address in zip(THINGS, MACS, ADDRESSES)
+    ]
+    site = Site(configuration)
+    yield site
+    site.close()
+
+
+@pytest.fixture
+def mitigation(start, deployed):
+    variables = deployed.resources["Mitigation"]["Properties"]["Environment"]["Variables"]
+    return start(**variables)
+
+
+class Shim:
+    """AWS IoT Core's topics between the cloud's shadow and the gateway's."""
+
+    def __init__(self, aws, site, thing):
+        self.aws, self.site, self.thing = aws, site, thing
+        self._carried = 0
+
+    def carry(self):
+        """Once in each direction. Gives the cloud's reported state afterwards."""
+        demands = self.aws.demands.count(self.thing)
+        document = self.aws.document(self.thing, SHADOW) or {"state": {}}
+        if demands > self._carried:
+            self.site.cli("shadow", self.thing, json.dumps(document["state"]["desired"]), "--name", SHADOW)
+            self._carried = demands
+        here = self.site.shadow(self.thing, SHADOW)["state"].get("reported", {})
+        there = document["state"].get("reported", {})
+        ours = ("quarantine", "quarantineStatus")
+        change = {key: here.get(key) for key in ours if here.get(key) != there.get(key)}
+        if change:
+            self.aws.write(self.thing, {"reported": change}, SHADOW)
+        return there | change
+
+    def until_enforced(self, enforced):
+        """Carry until the cloud's shadow says so."""
+        said = lambda: (self.carry().get("quarantineStatus") or {}).get("enforced") is enforced
+        assert until(said), f"{self.aws.document(self.thing, SHADOW)}\n{self.site.log()}"
+
+
+def alarm(name, thing):
+    """A violation event from a file; the thing is filled in."""
+    return {**json.loads((ALARMS / f"{name}.json").read_text()), "thingName": thing}
+
+
+@pytest.mark.parametrize("envelope", [sns, rule])
+def test_an_alarm_cuts_a_device_off_and_its_end_lets_it_go(aws, mitigation, site, envelope):
+    for thing in THINGS:
+        aws.thing(thing)
+    cloud = Shim(aws, site, "cam-0")
+    assert site.open(0) and site.open(1), site.log()
+
+    deliver = lambda name: mitigation.deliver(envelope(alarm(name, "cam-0")))
+    assert deliver("flood-in-alarm")[-1][0] == "response"
+    assert aws.groups("cam-0") == ["Quarantine"] and aws.groups("cam-1") == []
+    cloud.until_enforced(True)
+    assert aws.document("cam-0")["state"]["reported"]["quarantineStatus"]["causes"] == [f"shadow:{SHADOW}"]
+    assert site.cut(0), "the device is off, to its neighbour too"
+    assert site.reaches(1, "10.20.0.1") and site.reaches(1, "203.0.113.1"), "its neighbour is not disturbed"
+
+    # The same alarm again, after an operator on the gateway ended the quarantine: nothing comes back.
+    site.cli("quarantine", "release", "cam-0")
+    cloud.until_enforced(False)
+    assert deliver("flood-in-alarm")[-1][1][0]["outcome"] == "already handled"
+    cloud.carry()
+    assert site.open(0), site.log()
+
+    # Another violation cuts it off again, and its end lets it go.
+    assert deliver("scan-in-alarm")[-1][0] == "response"
+    cloud.until_enforced(True)
+    assert site.cut(0)
+    for name in ["flood-cleared", "scan-cleared"]:
+        assert deliver(name)[-1][0] == "response"
+    assert aws.groups("cam-0") == []
+    cloud.until_enforced(False)
+    assert site.open(0), site.log()
+    assert mitigation.dead_letters == []
+
+
+def test_the_device_is_cut_even_when_the_group_cannot_be_changed(aws, mitigation, site):
+    """Shadow first: what protects the site does not wait for what tidies the registry."""
+    for thing in THINGS:
+        aws.thing(thing)
+    aws.fail(GROUP, "ServiceUnavailableException", 503)
+    answer = mitigation.invoke(sns(alarm("flood-in-alarm", "cam-1")))
+    assert answer[0] == "error", answer
+    assert site.open(1), site.log()
+    Shim(aws, site, "cam-1").until_enforced(True)
+    assert site.cut(1) and site.reaches(0, "10.20.0.1")
