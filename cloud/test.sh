@@ -23,15 +23,15 @@ install_packages() {
 mkdir -p target
 install_packages & packages=$!
 
-# As package.sh builds it, so what is tested is linked like what is deployed. clippy-driver in the compiler's place
-# lints this crate in the same pass: `cargo clippy` would compile the AWS SDK a second time.
+# clippy-driver in the compiler's place lints this crate in the same pass: `cargo clippy` would compile the AWS SDK a
+# second time. Packaged first, so what is tested is what would be deployed, but for the optimisation.
 (
-    cd cloud/mitigation
-    export CARGO_TARGET_DIR=$root/target/cloud RUSTFLAGS="-C target-feature=+crt-static"
     export RUSTC_WORKSPACE_WRAPPER=clippy-driver
     export CLIPPY_ARGS="-D__CLIPPY_HACKERY__warnings__CLIPPY_HACKERY__"
+    export CARGO_TARGET_DIR=$root/target/cloud RUSTFLAGS="-C target-feature=+crt-static"
+    cloud/package.sh dev
+    cd cloud/mitigation
     cargo fmt --check
-    cargo build --locked --quiet --target "$target"
     cargo test --locked --quiet --target "$target"
 )
 export MITIGATION_BINARY=$root/target/cloud/$target/debug/bootstrap

@@ -34,7 +34,8 @@ class Aws:
         self._proxy = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._proxy.daemon_threads = True
         threading.Thread(target=self._proxy.serve_forever, daemon=True).start()
-        self.endpoint = f"http://127.0.0.1:{self._proxy.server_port}"
+        # by name: the statically linked function must find its way through the resolver
+        self.endpoint = f"http://localhost:{self._proxy.server_port}"
         client = lambda service: boto3.client(
             service,
             endpoint_url=f"http://127.0.0.1:{self._port}",
