@@ -110,10 +110,30 @@ class Site:
         ping = ["ping", "-n", "-q", "-c", "1", "-W", "1", address]
         return run("ip", "netns", "exec", self.devices[n], *ping, check=False).returncode == 0
 
-    def open(self, n):
+    def open(self, n, ways=None):
         """Every way of device `n` is open, to its neighbour too; waits, as addresses may have to be resolved."""
-        ways = [GATEWAY, INTERNET, ADDRESSES[1 - n]]
+        ways = ways or [GATEWAY, INTERNET, ADDRESSES[1 - n]]
         return until(lambda: all(self.reaches(n, address) for address in ways))
+
+    def undisturbed(self, n):
+        """Device `n` is open; its neighbour is cut off."""
+        return self.open(n, [GATEWAY, INTERNET])
+
+    def flood(self, n, size):
+        """Device `n` sends so many bytes to the internet; datagrams nobody waits for."""
+        code = f"""
+import socket
+out = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+for _ in range({size} // 1000):
+    out.sendto(bytes(1000), ({INTERNET!r}, 9))
+"""
+        run("ip", "netns", "exec", self.devices[n], "python3", "-c", code)
+
+    def until_sampled(self):
+        """Wait until the agent has taken two samples more: what is sent from now on is seen as sent now."""
+        samples = lambda: json.loads(self.cli("status", "--json").stdout)["samples"]
+        before = samples()
+        return until(lambda: samples() >= before + 2)
 
     def cut(self, n):
         """No way of device `n` is open."""

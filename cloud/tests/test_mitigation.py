@@ -216,24 +216,23 @@ def test_a_shadow_that_never_stands_still_fails_the_invocation(aws, function, ca
     assert aws.groups(cam) == [], "shadow first"
 
 
-@pytest.mark.parametrize(
-    "event",
-    [
-        {},
-        [],
-        "text",
-        {"Records": []},
-        {"Records": [{"eventSource": "aws:s3"}]},
-        sns(""),
-        sns("null"),
-        sns({"thingName": "cam-1"}),
-        sns({**violation("cam-1"), "violationEventType": "alarm-of-tomorrow"}),
-        sns({**violation("cam-1"), "thingName": "../cam-1"}),
-        sns({**violation("cam-1"), "thingName": ""}),
-        sns({**violation("cam-1"), "violationEventTime": -1}),
-    ],
-    ids=repr,
-)
+NO_ALARMS = {
+    "nothing": {},
+    "a list": [],
+    "a text": "text",
+    "no records": {"Records": []},
+    "of S3": {"Records": [{"eventSource": "aws:s3"}]},
+    "an empty message": sns(""),
+    "null": sns("null"),
+    "a thing and no more": sns({"thingName": "cam-1"}),
+    "an unknown type": sns({**violation("cam-1"), "violationEventType": "alarm-of-tomorrow"}),
+    "a path for a thing": sns({**violation("cam-1"), "thingName": "../cam-1"}),
+    "an empty thing": sns({**violation("cam-1"), "thingName": ""}),
+    "a time before time": sns({**violation("cam-1"), "violationEventTime": -1}),
+}
+
+
+@pytest.mark.parametrize("event", NO_ALARMS.values(), ids=NO_ALARMS.keys())
 def test_what_is_no_alarm_changes_nothing_and_is_not_lost(aws, function, event):
     function.deliver(event)
     assert function.dead_letters == [event]

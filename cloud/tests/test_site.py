@@ -89,7 +89,7 @@ def test_an_alarm_cuts_a_device_off_and_its_end_lets_it_go(aws, mitigation, site
     cloud.until_enforced(True)
     assert aws.document("cam-0")["state"]["reported"]["quarantineStatus"]["causes"] == [f"shadow:{SHADOW}"]
     assert site.cut(0), "the device is off, to its neighbour too"
-    assert site.reaches(1, "10.20.0.1") and site.reaches(1, "203.0.113.1"), "its neighbour is not disturbed"
+    assert site.undisturbed(1), site.log()
 
     # The same alarm again, after an operator on the gateway ended the quarantine: nothing comes back.
     site.cli("quarantine", "release", "cam-0")
@@ -119,4 +119,4 @@ def test_the_device_is_cut_even_when_the_group_cannot_be_changed(aws, mitigation
     assert answer[0] == "error", answer
     assert site.open(1), site.log()
     Shim(aws, site, "cam-1").until_enforced(True)
-    assert site.cut(1) and site.reaches(0, "10.20.0.1")
+    assert site.cut(1) and site.undisturbed(0)
