@@ -80,7 +80,10 @@ class Rendered:
                 name, attribute = arguments if isinstance(arguments, list) else arguments.split(".", 1)
                 return self.attribute(name, attribute)
             if function == "Fn::Sub":
-                return re.sub(r"\$\{([^}]+)\}", lambda match: self.substitute(match[1]), arguments)
+                text, own = arguments if isinstance(arguments, list) else (arguments, {})
+                own = {name: self.value(item) for name, item in own.items()}
+                given = lambda name: own[name] if name in own else self.substitute(name)
+                return re.sub(r"\$\{([^}]+)\}", lambda match: given(match[1]), text)
             if function == "Fn::If":
                 name, yes, no = arguments
                 return self.value(yes if self.holds(name) else no)

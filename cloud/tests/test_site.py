@@ -21,13 +21,16 @@ ALARMS = pathlib.Path(__file__).parent / "alarms"
 @pytest.fixture
 def deployed():
     """The template as deployed: what the function and the component are configured with comes from it."""
-    return template.Rendered(CoreThings="edge-warden-core", DeployComponent="true", ReleaseWhenCleared="true")
+    return template.Rendered(
+        CoreThings="edge-warden-core", DeployComponent="true", ReleaseWhenCleared="true", MaxBytesOut=1_000_000
+    )
 
 
 @pytest.fixture
 def site(deployed):
     component = deployed.resources["Deployment"]["Properties"]["Components"]["dev.edgewarden.EdgeWarden"]
     configuration = json.loads(component["ConfigurationUpdate"]["Merge"])
+    configuration["sampleSeconds"] = 2
     configuration["devices"] = [
         {"thingName": thing, "macs": [mac], "addresses": [address]}
         for thing, mac, address in zip(THINGS, MACS, ADDRESSES)
@@ -120,3 +123,23 @@ def test_the_device_is_cut_even_when_the_group_cannot_be_changed(aws, mitigation
     assert site.open(1), site.log()
     Shim(aws, site, "cam-1").until_enforced(True)
     assert site.cut(1) and site.undisturbed(0)
+
+
+def test_a_flood_is_noticed_reported_and_cut_off(aws, mitigation, site):
+    """The whole way: packets, the gateway's own detection, the IoT rule, the function, the shadow, the cut."""
+    for thing in THINGS:
+        aws.thing(thing)
+    cloud = Shim(aws, site, "cam-0")
+    assert site.open(0) and site.open(1), site.log()
+    assert site.published("/violations") == []
+    assert site.until_sampled(), "a device is watched from its first sample on"
+
+    site.flood(0, 3_000_000)
+    assert until(lambda: site.published("/violations")), site.log()
+    (event,) = site.published("/violations")
+    assert (event["thingName"], event["violationEventType"]) == ("cam-0", "in-alarm")
+    assert event["behavior"]["name"] == "BytesOut" and event["metricValue"]["count"] > 1_000_000
+    assert mitigation.deliver(rule(event, core="edge-warden-core"))[-1][0] == "response"
+    cloud.until_enforced(True)
+    assert site.cut(0) and aws.groups("cam-0") == ["Quarantine"]
+    assert site.undisturbed(1), site.log()

@@ -247,17 +247,45 @@ def test_the_rule_hears_what_gateways_publish():
 # --- the component's configuration -----------------------------------------------------------------------------------
 
 
+def deployed(**choice):
+    """The configuration the deployment gives the component."""
+    components = Rendered(DeployComponent="true", **choice).resources["Deployment"]["Properties"]["Components"]
+    return json.loads(components[template.recipe()["ComponentName"]]["ConfigurationUpdate"]["Merge"])
+
+
+@pytest.mark.parametrize("detect", ["false", "true"])
 @pytest.mark.parametrize("shadow", ["quarantine", "q", ""])
-def test_the_deployed_configuration_is_one_the_component_takes(shadow, tmp_path):
-    components = Rendered(DeployComponent="true", ShadowName=shadow).resources["Deployment"]["Properties"]["Components"]
-    component = components[template.recipe()["ComponentName"]]
-    merge = json.loads(component["ConfigurationUpdate"]["Merge"])
+def test_the_deployed_configuration_is_one_the_component_takes(shadow, detect, tmp_path):
+    merge = deployed(ShadowName=shadow, UseDetect=detect)
     named = merge["quarantine"]["shadow"]
     assert (named["named"], named["classic"]) == (shadow, shadow == ""), "the gateway reads what the function writes"
     file = tmp_path / "config.json"
     file.write_text(json.dumps(merge))
     done = subprocess.run([os.environ["EDGE_WARDEN_BINARY"], "check-config", file], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+    for part in (merge["customMetrics"], merge["detect"]["profiles"]):
+        assert len(json.dumps(part, separators=(",", ":"))) <= 1024, "what nucleus lite keeps of a list"
+
+
+def test_the_gateway_judges_as_detect_would():
+    parameters = {"MaxBytesOut": 7, "MaxUnansweredConnections": 8, "MaxDistinctDestinations": 9}
+    profile = Rendered(UseDetect="true", **parameters).resources["LocalThingsProfile"]["Properties"]
+    (here,) = deployed(UseDetect="false", **parameters)["detect"]["profiles"]
+    camel = lambda value: (
+        {key[0].lower() + key[1:]: camel(item) for key, item in value.items()} if isinstance(value, dict)
+        else [camel(item) for item in value] if isinstance(value, list)
+        else int(value) if str(value).isdigit() else value
+    )  # fmt: skip
+    assert here["profile"]["securityProfileName"] == profile["SecurityProfileName"]
+    assert here["profile"]["behaviors"] == camel(profile["Behaviors"])
+    assert (here["targets"], here["onAlarm"]) == (["cam-*"], "report"), "it is the function that acts"
+    assert deployed(UseDetect="true")["detect"]["profiles"] == []
+
+
+def test_the_gateway_measures_what_profiles_name():
+    metrics = {metric["name"] for metric in deployed(UseDetect="true")["customMetrics"]}
+    created = Rendered(UseDetect="true").of("AWS::IoT::CustomMetric").values()
+    assert metrics == {metric["MetricName"] for metric in created}
 
 
 # --- words -----------------------------------------------------------------------------------------------------------
