@@ -6,6 +6,7 @@
 Names carry the process id; `close` ends the agent and removes the namespaces. Needs root and fails loudly without it.
 """
 
+import itertools
 import json
 import os
 import pathlib
@@ -15,9 +16,9 @@ import tempfile
 import time
 
 PATIENCE = 60  # seconds; the machine may be busy
-THINGS = ["cam-0", "cam-1"]
 MACS = ["02:00:00:00:00:01", "02:00:00:00:00:02"]
 ADDRESSES = ["10.20.0.10", "10.20.0.11"]
+_sites = itertools.count()
 GATEWAY, INTERNET = "10.20.0.1", "203.0.113.1"
 
 
@@ -39,10 +40,14 @@ def until(holds, patience=PATIENCE):
 
 
 class Site:
+    """Its devices' things have names of their own, so what one test did to them is nothing to the next."""
+
     def __init__(self, configuration):
         assert os.geteuid() == 0, "the site needs root: run the tests by cloud/test.sh as root"
         self.binary = os.environ["EDGE_WARDEN_BINARY"]
-        name = lambda host: f"ewcloud{os.getpid()}-{host}"
+        number = next(_sites)
+        name = lambda host: f"ewcloud{os.getpid()}-{number}-{host}"
+        self.things = [f"cam-site{number}-{n}" for n in range(len(MACS))]
         self.gateway, self.internet = name("gw"), name("inet")
         self.devices = [name("d0"), name("d1")]
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix="ew-cloud-"))
@@ -79,7 +84,11 @@ class Site:
 
     def _start(self, configuration):
         config = self.dir / "config.json"
-        config.write_text(json.dumps(configuration))
+        devices = [
+            {"thingName": thing, "macs": [mac], "addresses": [address]}
+            for thing, mac, address in zip(self.things, MACS, ADDRESSES)
+        ]
+        config.write_text(json.dumps({**configuration, "devices": devices}))
         command = [self.binary, "run", "--standalone", self.dir / "agent", "--config", config]
         with open(self.dir / "log", "w") as log:
             self._agent = subprocess.Popen(["ip", "netns", "exec", self.gateway, *command], stdout=log, stderr=log)

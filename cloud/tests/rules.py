@@ -1,6 +1,10 @@
 """Our own rules for the template, where cfn-lint has none. Each gives its complaints as text."""
 
+import json
 import re
+
+# AWS IoT Core quotas: characters of a policy document without white space.
+MAX_IOT_POLICY = 2048
 
 # Device Defender Detect, "Behaviors": durationSeconds of metrics that have one.
 DURATIONS = {300, 600, 900, 1800, 3600}
@@ -174,6 +178,13 @@ def quarantine_policy(rendered):
         yield "QuarantinePolicy: is to deny the whole data plane and allow nothing"
 
 
+def sizes(rendered):
+    for name, policy in rendered.of("AWS::IoT::Policy").items():
+        size = len(json.dumps(policy["PolicyDocument"], separators=(",", ":")))
+        if size > MAX_IOT_POLICY:
+            yield f"{name}: {size} characters; AWS IoT takes {MAX_IOT_POLICY}"
+
+
 def check(rendered, decision_source, settings_source):
     """All complaints."""
     return [
@@ -184,4 +195,5 @@ def check(rendered, decision_source, settings_source):
         *profiles(rendered),
         *nothing_is_lost(rendered),
         *quarantine_policy(rendered),
+        *sizes(rendered),
     ]

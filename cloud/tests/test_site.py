@@ -12,7 +12,7 @@ import pytest
 import template
 from aws import GROUP
 from events import rule, sns
-from gateway_site import ADDRESSES, MACS, THINGS, Site, until
+from gateway_site import Site, until
 
 SHADOW = "quarantine"
 ALARMS = pathlib.Path(__file__).parent / "alarms"
@@ -25,14 +25,12 @@ def deployed():
 
 
 @pytest.fixture
-def site(deployed):
+def site(aws, deployed):
     component = deployed.resources["Deployment"]["Properties"]["Components"]["dev.edgewarden.EdgeWarden"]
     configuration = json.loads(component["ConfigurationUpdate"]["Merge"])
-    configuration["devices"] = [
-        {"thingName": thing, "macs": [mac], "addresses": [address]}
-        for thing, mac, address in zip(THINGS, MACS, ADDRESSES)
-    ]
-    site = Site(configuration)
+    site = Site({**configuration, "sampleSeconds": 2})
+    for thing in site.things:
+        aws.thing(thing)
     yield site
     site.close()
 
@@ -78,21 +76,20 @@ def alarm(name, thing):
 
 @pytest.mark.parametrize("envelope", [sns, rule])
 def test_an_alarm_cuts_a_device_off_and_its_end_lets_it_go(aws, mitigation, site, envelope):
-    for thing in THINGS:
-        aws.thing(thing)
-    cloud = Shim(aws, site, "cam-0")
+    thing, neighbour = site.things
+    cloud = Shim(aws, site, thing)
     assert site.open(0) and site.open(1), site.log()
 
-    deliver = lambda name: mitigation.deliver(envelope(alarm(name, "cam-0")))
+    deliver = lambda name: mitigation.deliver(envelope(alarm(name, thing)))
     assert deliver("flood-in-alarm")[-1][0] == "response"
-    assert aws.groups("cam-0") == ["Quarantine"] and aws.groups("cam-1") == []
+    assert aws.groups(thing) == ["Quarantine"] and aws.groups(neighbour) == []
     cloud.until_enforced(True)
-    assert aws.document("cam-0")["state"]["reported"]["quarantineStatus"]["causes"] == [f"shadow:{SHADOW}"]
+    assert aws.document(thing)["state"]["reported"]["quarantineStatus"]["causes"] == [f"shadow:{SHADOW}"]
     assert site.cut(0), "the device is off, to its neighbour too"
     assert site.undisturbed(1), site.log()
 
     # The same alarm again, after an operator on the gateway ended the quarantine: nothing comes back.
-    site.cli("quarantine", "release", "cam-0")
+    site.cli("quarantine", "release", thing)
     cloud.until_enforced(False)
     assert deliver("flood-in-alarm")[-1][1][0]["outcome"] == "already handled"
     cloud.carry()
@@ -104,7 +101,7 @@ def test_an_alarm_cuts_a_device_off_and_its_end_lets_it_go(aws, mitigation, site
     assert site.cut(0)
     for name in ["flood-cleared", "scan-cleared"]:
         assert deliver(name)[-1][0] == "response"
-    assert aws.groups("cam-0") == []
+    assert aws.groups(thing) == []
     cloud.until_enforced(False)
     assert site.open(0), site.log()
     assert mitigation.dead_letters == []
@@ -112,11 +109,9 @@ def test_an_alarm_cuts_a_device_off_and_its_end_lets_it_go(aws, mitigation, site
 
 def test_the_device_is_cut_even_when_the_group_cannot_be_changed(aws, mitigation, site):
     """Shadow first: what protects the site does not wait for what tidies the registry."""
-    for thing in THINGS:
-        aws.thing(thing)
     aws.fail(GROUP, "ServiceUnavailableException", 503)
-    answer = mitigation.invoke(sns(alarm("flood-in-alarm", "cam-1")))
+    answer = mitigation.invoke(sns(alarm("flood-in-alarm", site.things[1])))
     assert answer[0] == "error", answer
     assert site.open(1), site.log()
-    Shim(aws, site, "cam-1").until_enforced(True)
+    Shim(aws, site, site.things[1]).until_enforced(True)
     assert site.cut(1) and site.undisturbed(0)

@@ -38,6 +38,17 @@ def test_our_rules_have_no_complaint(choice):
     assert rules.check(Rendered(**choice), CALLS, SETTINGS) == []
 
 
+def test_the_longest_parameters_still_make_policies_aws_takes(monkeypatch):
+    monkeypatch.setitem(template.PSEUDO, "AWS::Region", "ap-southeast-1")
+    longest = {"CoreThings": "g" * 39 + "*", "LocalThings": "c" * 39 + "*", "ShadowName": "s" * 32}
+    parameters = template.load()["Parameters"]
+    for name, value in longest.items():
+        assert re.search(parameters[name]["AllowedPattern"], value), name
+        assert not re.search(parameters[name]["AllowedPattern"], value + value[0]), f"{name} could be longer"
+    for detect in ["false", "true"]:
+        assert rules.check(Rendered(UseDetect=detect, **longest), CALLS, SETTINGS) == []
+
+
 # Each mutation, by the words of the rule that must see it.
 def _allow_all(t):
     t["Resources"]["CorePolicy"]["Properties"]["PolicyDocument"]["Statement"][0]["Resource"] = "*"
@@ -106,6 +117,11 @@ def _merciful(t):
     t["Resources"]["QuarantinePolicy"]["Properties"]["PolicyDocument"]["Statement"][0]["Action"].remove("iot:Publish")
 
 
+def _long_names(t):
+    policy = t["Resources"]["CorePolicy"]["Properties"]["PolicyDocument"]["Statement"]
+    policy += [{"Effect": "Allow", "Action": "iot:Publish", "Resource": f"arn:aws:iot:r:1:topic/{'n' * 700}"}]
+
+
 MUTATIONS = [
     (_allow_all, "CorePolicy: allows iot:Publish on \\*"),
     (_all_things, "CorePolicy: allows iot:Publish on .*things/\\*"),
@@ -125,6 +141,7 @@ MUTATIONS = [
     (_no_dead_letters, "no dead-letter queue"),
     (_forgotten_variable, "ALARMS"),
     (_merciful, "QuarantinePolicy"),
+    (_long_names, "AWS IoT takes 2048"),
 ]
 
 
