@@ -56,7 +56,7 @@ cloud-package: setup ## the Lambda function's code, target/cloud/edge-warden-mit
 	cloud/package.sh
 
 bench: package ## benchmarks: criterion for the pure parts, whole-process ones for quarantine (root)
-	cargo bench --bench report
+	cargo bench --bench report --bench detect
 	scripts/as-root.sh env EDGE_WARDEN_BINARY=$(CURDIR)/$(PACKAGED) cargo bench --bench quarantine_latency
 
 deploy-local: package ## deploy to a nucleus on this machine (greengrass-cli or ggl-cli, whichever is there)

@@ -13,11 +13,15 @@ pub mod model;
 
 pub mod config;
 
+pub mod sandbox;
+
 pub mod collect;
 
 pub mod devices;
 
 pub mod report;
+
+pub mod detect;
 
 pub mod quarantine;
 

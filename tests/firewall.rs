@@ -679,7 +679,10 @@ fn traffic_is_counted_exactly_as_the_links_saw_it() {
         site.gateway()
             .shell("ip link add settle type veth peer name settled && ip link del settle");
         let counted = accounting.read().unwrap();
-        ((0..4).map(|n| site.device(n).link_counters("eth0")).collect::<Vec<_>>(), counted)
+        (
+            (0..4).map(|n| site.device(n).link_counters("eth0")).collect::<Vec<_>>(),
+            counted,
+        )
     };
     let (mut link, mut first) = settle();
     let quiet = until(PATIENCE, || {

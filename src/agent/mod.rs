@@ -5,8 +5,13 @@
 
 pub mod boot_unit;
 pub mod clock;
+mod custom;
+pub mod detecting;
 pub mod files;
 pub mod host;
+mod measuring;
+mod nucleus;
+mod parts;
 mod questions;
 mod reload;
 mod reporting;
@@ -23,28 +28,28 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinHandle;
+use tokio::sync::oneshot;
 
 use crate::collect::HostSample;
 use crate::config::{Config, LogLevel, Mode};
-use crate::control::{Answer, Asked};
-use crate::devices;
+use crate::control::Answer;
 use crate::firewall::Change;
-use crate::greengrass::link::{Command, NucleusEvent, NucleusEvents, NucleusLink, Stopped, Token};
-use crate::greengrass::{ComponentState, Destination, NucleusError, NucleusKind};
-use crate::model::{Monotonic, ThingName};
-use crate::quarantine::Now;
+use crate::greengrass::link::{Command, NucleusLink, Stopped, Token};
+use crate::greengrass::{ComponentState, NucleusKind};
+use crate::model::{Monotonic, Now, ThingName};
 
+pub use custom::{CustomReadings, Helper, HelperError, serve as serve_custom_metrics};
+pub use parts::{Ended, Parts};
 pub use reload::{LAST_GOOD, keep as keep_configuration, remember as remember_configuration};
 
 use clock::Clock;
-use host::HostSource;
+use custom::CustomMetrics;
+use detecting::Detecting;
+use measuring::{Instruments, Measuring, finished};
 use reload::Reload;
 use reporting::{Place, Reporting};
 use shadows::Shadows;
 use site::Site;
-use site::source::{SiteSample, SiteSource};
 use site::watches::{SiteWatches, TableWatch};
 use subscriptions::Subscriptions;
 use warden::Warden;
@@ -52,67 +57,6 @@ use watching::watch_tables_and_links;
 
 /// The loop looks at the clock at least this often, so suspend and clock changes are noticed.
 const LONGEST_NAP: Duration = Duration::from_secs(5);
-
-/// Everything the agent is made of.
-pub struct Parts<C> {
-    /// The time.
-    pub clock: C,
-    /// The nucleus.
-    pub link: NucleusLink,
-    /// What the nucleus sends.
-    pub events: NucleusEvents,
-    /// The host.
-    pub host: Box<dyn HostSource>,
-    /// The LAN and what is on it.
-    pub site: Box<dyn SiteSource>,
-    /// Questions from the control socket.
-    pub questions: mpsc::Receiver<Asked>,
-    /// Asks to read the configuration anew (SIGHUP).
-    pub reloads: mpsc::Receiver<()>,
-    /// The core device's thing.
-    pub core: ThingName,
-    /// Which nucleus it is.
-    pub kind: NucleusKind,
-    /// Which rules the configuration is held to.
-    pub mode: Mode,
-    /// The configuration to begin with.
-    pub config: Config,
-    /// What was wrong with the configuration the nucleus gave at the start, when an older one is in use instead.
-    pub config_error: Option<String>,
-    /// This boot, as `/proc/sys/kernel/random/boot_id` names it.
-    pub boot_id: String,
-    /// Where state is kept.
-    pub state_dir: PathBuf,
-    /// Quarantine, already enforcing what was decided before.
-    pub warden: Warden,
-    /// The sample that was made for.
-    pub sample: HostSample,
-    /// Where relative `include` paths of the component configuration start.
-    pub include_dir: PathBuf,
-    /// Where the last valid configuration is kept; `None` when a file is the configuration.
-    pub last_good_config: Option<PathBuf>,
-    /// Stop after this many accepted reports of the core.
-    pub stop_after_reports: Option<u64>,
-    /// Told when the log level changes.
-    pub set_log_level: Box<dyn Fn(LogLevel)>,
-}
-
-/// Why the agent ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ended {
-    /// It was asked to, or has done what it was to do.
-    Stopped,
-    /// The nucleus's thread is gone.
-    NucleusGone,
-}
-
-/// What measures; away on a blocking thread while a sample is being taken.
-struct Instruments {
-    host: Box<dyn HostSource>,
-    site: Box<dyn SiteSource>,
-}
-
-type Measuring = JoinHandle<(Instruments, HostSample, SiteSample)>;
 
 struct Agent<C> {
     clock: C,
@@ -131,13 +75,19 @@ struct Agent<C> {
     /// The newest sample, for rails and LAN when the configuration changes.
     sample: HostSample,
     reload: Reload,
+    /// Messages the link had dropped when the shadows were last read for it, and when to look again.
+    dropped: (u64, Monotonic),
     /// A sample was taken since the quarantine was last told who is behind which port.
     ports_may_differ: bool,
     site: Site,
+    detecting: Detecting,
+    /// The sample being taken brings the table of flows.
+    flows_asked: bool,
+    custom: CustomMetrics,
     /// Idle between samples; `None` while a sample is being taken.
     instruments: Option<Instruments>,
     next_sample: Monotonic,
-    /// When the last sample was begun.
+    /// When the last sample was begun, or once it is there, when it came.
     sampled_at: Option<Monotonic>,
     samples: u64,
     set_log_level: Box<dyn Fn(LogLevel)>,
@@ -172,8 +122,8 @@ pub async fn run<C: Clock>(parts: Parts<C>, stop: impl Future<Output = ()>) -> E
         ..
     } = parts;
     let now = clock.monotonic();
-    let both = devices::Now {
-        unix: clock.wall(),
+    let both = Now {
+        wall: clock.wall(),
         monotonic: now,
     };
     let site = Site::new(&parts.config, parts.core.clone(), site_source.tallies(), both);
@@ -191,21 +141,32 @@ pub async fn run<C: Clock>(parts: Parts<C>, stop: impl Future<Output = ()>) -> E
         boot_id: &parts.boot_id,
     };
     let reporting = Reporting::begin(&parts.config, &place, &site.reporting_things(), now, clock.wall());
+    let (detecting, gone) = Detecting::begin(&parts.config, &parts.core, parts.kind, &parts.state_dir, both);
     let mut agent = Agent {
         link,
         kind: parts.kind,
         mode: parts.mode,
         started: now,
         subscriptions: Subscriptions::new(now),
-        shadows: Shadows::new(&parts.config.quarantine.shadow, now),
+        shadows: Shadows::new(&parts.config.quarantine.shadow, shadows::reads_at_once(parts.kind), now),
         warden: parts.warden,
         sample: parts.sample,
-        reload: Reload::new(parts.last_good_config, parts.include_dir, parts.config_error),
+        reload: Reload::new(
+            parts.last_good_config,
+            parts.include_dir,
+            parts.config_error,
+            parts.privileges,
+        ),
         site,
+        detecting,
+        flows_asked: false,
+        dropped: (0, now),
+        custom: CustomMetrics::new(&parts.config),
         ports_may_differ: false,
         instruments: Some(Instruments {
             host,
             site: site_source,
+            custom: custom::Source::new(parts.helper, &parts.state_dir),
         }),
         next_sample: now,
         sampled_at: None,
@@ -223,6 +184,7 @@ pub async fn run<C: Clock>(parts: Parts<C>, stop: impl Future<Output = ()>) -> E
     };
     agent.send(Command::UpdateState(ComponentState::Running));
     agent.send(Command::WatchConfiguration);
+    agent.violations(&gone);
     let mut measuring: Option<Measuring> = None;
     let mut changes = watch_tables_and_links(agent.warden.port());
     tokio::pin!(stop);
@@ -230,15 +192,21 @@ pub async fn run<C: Clock>(parts: Parts<C>, stop: impl Future<Output = ()>) -> E
         if agent.is_done() {
             break Ended::Stopped;
         }
+        // whoever asks is answered in this turn, however much else there is to do
+        while let Ok(asked) = questions.try_recv() {
+            agent.answer(asked);
+        }
         // While events keep coming this loop never waits, and whoever reads the control socket would not be heard.
         tokio::task::yield_now().await;
         agent.keep_quarantine();
+        agent.keep_strangers();
         agent.keep_subscriptions();
-        let both = agent.site_now();
+        let both = agent.now();
         agent.site.turn(both);
         agent.site.keep_watches(&mut watches, both.monotonic);
         agent.follow_site();
         agent.keep_shadows();
+        agent.keep_events();
         agent.report_if_due();
         if measuring.is_none() {
             measuring = agent.measure_if_due();
@@ -247,7 +215,7 @@ pub async fn run<C: Clock>(parts: Parts<C>, stop: impl Future<Output = ()>) -> E
         tokio::select! {
             () = &mut stop => break Ended::Stopped,
             event = events.recv() => match event {
-                Some(event) => agent.nucleus_event(event),
+                Some(event) => agent.nucleus_events(event, &mut events),
                 None => break Ended::NucleusGone,
             },
             Some(asked) = questions.recv() => agent.answer(asked),
@@ -263,22 +231,15 @@ pub async fn run<C: Clock>(parts: Parts<C>, stop: impl Future<Output = ()>) -> E
                 measuring = None;
                 agent.measured(sample);
             }
-            news = watches.news() => agent.site.news(news, agent.site_now()),
+            news = watches.news() => agent.site.news(news, agent.now()),
             changes = tables.changes() => agent.site.tables_changed(&changes),
             () = tokio::time::sleep(nap) => {}
         }
     };
     agent.reporting.persist(&agent.state_dir);
+    agent.save_alarms();
     ended_link(agent.link).await;
     ended
-}
-
-/// The sample being taken; never ready when none is.
-async fn finished(measuring: &mut Option<Measuring>) -> Option<(Instruments, HostSample, SiteSample)> {
-    match measuring {
-        Some(handle) => handle.await.ok(),
-        None => std::future::pending().await,
-    }
 }
 
 /// Unsubscribe everything before the process ends: killing a subscriber in the middle of a flood has been seen to hang
@@ -311,185 +272,23 @@ impl<C: Clock> Agent<C> {
             wake = wake.min(due);
         }
         wake = wake.min(self.warden.next_wake());
-        let subscribed = self.subscriptions.holds(&self.shadows.filters());
-        for other in [self.subscriptions.next_retry(), self.shadows.next_wake(subscribed)]
-            .into_iter()
-            .flatten()
-        {
+        let subscribed = self.subscriptions.holds(self.shadows.filters());
+        let others = [
+            self.subscriptions.next_retry(),
+            self.shadows.next_wake(subscribed),
+            self.detecting.next_wake(),
+        ];
+        for other in others.into_iter().flatten() {
             wake = wake.min(other);
         }
         // never a busy loop, whatever the state above says
         self.clock.real(wake.since(now)).max(Duration::from_millis(1))
     }
 
-    fn measure_if_due(&mut self) -> Option<Measuring> {
-        let now = self.clock.monotonic();
-        let is_due = |due: Option<Monotonic>| due.is_some_and(|due| due <= now);
-        let report_due = is_due(self.reporting.next_due()) && !self.is_fresh(now);
-        let flows = report_due || !self.report_questions.is_empty();
-        if now < self.next_sample && !flows && !is_due(self.site.sample_due()) {
-            return None;
-        }
-        let mut instruments = self.instruments.take()?;
-        self.next_sample = now.after(self.sample_interval());
-        self.sampled_at = Some(now);
-        let ask = self.site.ask(flows, self.site_now());
-        for question in &mut self.report_questions {
-            question.measuring = true;
-        }
-        Some(tokio::task::spawn_blocking(move || {
-            let host = instruments.host.collect();
-            let site = instruments.site.collect(&host, &ask);
-            (instruments, host, site)
-        }))
-    }
-
-    fn sample_interval(&self) -> Duration {
-        Duration::from_secs(self.config.sample_seconds.into())
-    }
-
-    /// Whether the last sample is good enough for a report: with hundreds of things one falls due every second.
-    fn is_fresh(&self, now: Monotonic) -> bool {
-        let interval = self.sample_interval();
-        let sampled = self.instruments.is_some() && self.sampled_at.is_some_and(|at| now.since(at) < interval);
-        sampled && self.site.flows_fresh(interval, now)
-    }
-
-    fn site_now(&self) -> devices::Now {
-        devices::Now {
-            unix: self.clock.wall(),
-            monotonic: self.clock.monotonic(),
-        }
-    }
-
-    /// Lets the reports know which things there are.
-    fn follow_site(&mut self) {
-        let now = self.clock.monotonic();
-        self.reporting.set_local_things(self.site.reporting_things(), now);
-    }
-
-    fn measured(&mut self, finished: Option<(Instruments, HostSample, SiteSample)>) {
-        // a collector that panicked is gone; there is nothing left to measure with, so say it and let the nucleus restart us
-        let Some((instruments, sample, site_sample)) = finished else {
-            tracing::error!("measuring this host failed in an unforeseen way; reports stop until a restart");
-            return;
-        };
-        self.instruments = Some(instruments);
-        self.samples += 1;
-        self.reporting.observe(&sample);
-        self.warden.look_around(&sample, &self.config);
-        let both = self.site_now();
-        self.site.observe(&sample, site_sample, both);
-        self.ports_may_differ = true;
-        self.sample = sample;
-        self.follow_site();
-        let begun = self.site.take_begun();
-        self.reporting.begin_traffic(&begun, &self.site);
-        self.report_if_due();
-        self.answer_reports();
-    }
-
-    /// Publishes the report whose turn it is, if the last sample is fresh enough.
-    fn report_if_due(&mut self) {
-        let (now, wall) = (self.clock.monotonic(), self.clock.wall());
-        if self.reporting.next_due().is_none_or(|due| due > now) || !self.is_fresh(now) {
-            return;
-        }
-        if let Some(publish) = self.reporting.next_report(&self.site, now, wall) {
-            let token = self.tokens.next();
-            self.reporting.publishing(token, &publish);
-            // before the publish: not even a crash right after it may bring the next report too early
-            self.reporting.persist(&self.state_dir);
-            let command = Command::Publish {
-                token,
-                to: Destination::IotCore,
-                topic: publish.topic,
-                payload: publish.payload,
-            };
-            if let Err(error) = self.link.send(command) {
-                let error = NucleusError::Failed {
-                    what: "publish".to_owned(),
-                    detail: error.to_string(),
-                };
-                self.reporting.published(token, Err(error), now);
-            }
-        }
-    }
-
     fn now(&self) -> Now {
         Now {
             monotonic: self.clock.monotonic(),
             wall: self.clock.wall(),
-        }
-    }
-
-    fn nucleus_event(&mut self, event: NucleusEvent) {
-        let both = self.now();
-        let now = both.monotonic;
-        match event {
-            NucleusEvent::Published { token, result } => match self.shadows.published(token, &result, now) {
-                Some(heard) => heard.into_iter().for_each(|heard| self.heard(heard, both)),
-                None => {
-                    self.reporting.published(token, result, now);
-                    self.reporting.persist(&self.state_dir);
-                }
-            },
-            NucleusEvent::Shadow { token, result } => {
-                if let Some(heard) = self.shadows.shadow(token, result, now) {
-                    self.heard(heard, both);
-                }
-            }
-            NucleusEvent::ShadowUpdated { token, result } => {
-                if let Some(heard) = self.shadows.shadow_updated(token, result, now) {
-                    self.heard(heard, both);
-                }
-            }
-            NucleusEvent::Subscribed { token, result } => self.subscriptions.subscribed(token, result, now),
-            NucleusEvent::Message { from, topic, payload } => {
-                if self.site.message(from, &topic, &payload, self.site_now()) {
-                    return;
-                }
-                if let Some(heard) = self.shadows.message(from, &topic, &payload, now) {
-                    self.heard(heard, both);
-                } else if self.reporting.message(&topic, &payload, now) {
-                    self.reporting.persist(&self.state_dir);
-                }
-            }
-            // a change between the last reading and the watch is told to nobody
-            NucleusEvent::ConfigurationChanged | NucleusEvent::ConfigurationWatched(Ok(())) => {
-                self.send(Command::Configuration);
-            }
-            NucleusEvent::Configuration(result) => {
-                let level = self.config.log.level;
-                if let Some(config) = self.reload.received(result, self.mode, &self.config) {
-                    self.reporting.reconfigure(&config, self.mode, self.kind, now);
-                    self.shadows.reconfigure(&config.quarantine.shadow);
-                    self.warden.reconfigure(&config, Some(&self.sample), both);
-                    if self.mode == Mode::Greengrass {
-                        self.warden.keep_boot_unit(&config);
-                    }
-                    self.site.reconfigure(&config, self.site_now());
-                    self.next_sample = now;
-                    self.config = config;
-                    reload::keep(&self.state_dir, &self.config);
-                    if self.config.log.level != level {
-                        (self.set_log_level)(self.config.log.level);
-                    }
-                }
-            }
-            NucleusEvent::StateUpdated(Err(error)) => tracing::info!(%error, "the component state was not reported"),
-            NucleusEvent::ConfigurationWatched(Err(error)) => {
-                tracing::warn!(%error, "configuration changes will be seen only after a restart");
-            }
-            NucleusEvent::DesiredWritten { token, result } => {
-                if let Some(reply) = self.asked.remove(&token) {
-                    let _ = reply.send(match result {
-                        Ok(document) => Answer::Ok(document),
-                        Err(error) => Answer::Error(error.to_string()),
-                    });
-                }
-            }
-            NucleusEvent::StateUpdated(Ok(())) | NucleusEvent::Ready { .. } | NucleusEvent::Unavailable(_) => {}
         }
     }
 

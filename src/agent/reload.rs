@@ -6,8 +6,9 @@ use serde_json::Value;
 
 use crate::config::{Config, Mode, load_component};
 use crate::greengrass::NucleusError;
+use crate::sandbox::Held;
 
-use super::files;
+use super::{detecting, files};
 
 /// What became of the configurations the nucleus gave.
 #[derive(Debug)]
@@ -17,17 +18,25 @@ pub(super) struct Reload {
     restart_needed: Vec<String>,
     /// Where relative `include` paths start.
     base_dir: PathBuf,
+    /// What the process gave up; what a configuration needs of it takes a restart.
+    privileges: Option<Held>,
     taken: u64,
     refused: u64,
 }
 
 impl Reload {
-    pub(super) fn new(last_good: Option<PathBuf>, base_dir: PathBuf, error: Option<String>) -> Self {
+    pub(super) fn new(
+        last_good: Option<PathBuf>,
+        base_dir: PathBuf,
+        error: Option<String>,
+        privileges: Option<Held>,
+    ) -> Self {
         Self {
             last_good,
             error,
             restart_needed: Vec::new(),
             base_dir,
+            privileges,
             taken: 0,
             refused: 0,
         }
@@ -57,6 +66,12 @@ impl Reload {
                 return None;
             }
         };
+        if let Err(error) = detecting::load(&new) {
+            self.refused += 1;
+            tracing::error!(%error, "a security profile of the new configuration is refused; the one in force stays");
+            self.error = Some(error.to_string());
+            return None;
+        }
         self.error = None;
         let changes = current.changes(&new);
         if changes.hot.is_empty() && changes.restart.is_empty() {
@@ -68,10 +83,26 @@ impl Reload {
         if !self.restart_needed.is_empty() {
             tracing::warn!(keys = ?self.restart_needed, "these changes take effect at the next start of the component");
         }
+        let lacking = self
+            .privileges
+            .as_ref()
+            .map(|held| held.lacking(&new))
+            .unwrap_or_default();
+        if !lacking.is_empty() {
+            tracing::warn!(
+                ?lacking,
+                "the new configuration needs what this process gave up when it started: restart the component"
+            );
+        }
         if let Some(path) = &self.last_good {
             remember(path, &value);
         }
         Some(new)
+    }
+
+    /// For `status`: what the process may still do.
+    pub(super) fn privileges(&self, config: &Config) -> Value {
+        self.privileges.as_ref().map_or(Value::Null, |held| held.status(config))
     }
 
     /// For `status`.

@@ -23,11 +23,14 @@ impl<C: Clock> Agent<C> {
             "stateDir": self.state_dir,
             "reports": self.reporting.status(now),
             "site": self.site.status(),
+            "customMetrics": self.custom.status(),
             "subscriptions": self.subscriptions.status(),
             "quarantine": self.warden.status(),
+            "detect": self.detecting.status(),
             "shadows": self.shadows.status(),
             "droppedMessages": self.link.dropped(),
             "unreadableMessages": sdk::unreadable_messages(),
+            "privileges": self.reload.privileges(&self.config),
             "configuration": {"effective": self.config.effective(), "reload": self.reload.status()},
         })
     }

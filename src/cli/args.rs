@@ -2,15 +2,17 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
+use edge_warden::control::socket_path;
 use edge_warden::model::ThingName;
+use serde_json::Value;
 
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done
   1  the connection to the Greengrass nucleus was lost (the SDK ends the process; the nucleus starts it again)
   2  the command line was not understood
-  3  the configuration is not valid; the message names each key
+  3  the configuration or a security profile is not valid; the message names each key
   4  it could not be done; the message says why
   5  doctor: something this host needs does not work
 
@@ -52,6 +54,12 @@ pub enum Command {
     Report(Report),
     /// The local things and the unknown devices, as the running agent sees them.
     Devices(Devices),
+    /// The alarms of the security profiles: active ones, and those that ended lately.
+    Alarms(Alarms),
+    /// Try security profiles out before they are deployed.
+    ///
+    /// Nothing is sent and no agent is asked.
+    Detect(Detect),
     /// What the running agent is doing: reports, replies, sources, configuration.
     Status(Status),
     /// Check a configuration file (YAML or JSON) and say everything that is wrong with it.
@@ -71,6 +79,13 @@ pub enum Command {
     Boot(Place),
     /// Remove everything Edge Warden put on this host: rules, stored decisions, state. The agent must be stopped.
     Purge(Purge),
+    /// Measure custom metrics for the agent, which starts this by itself.
+    #[command(name = "measure-custom", hide = true)]
+    MeasureCustom {
+        /// Where what must survive a restart is kept
+        #[arg(long, value_name = "DIR")]
+        state_dir: PathBuf,
+    },
     /// Print a completion script for a shell.
     Completions {
         /// The shell.
@@ -108,15 +123,13 @@ pub struct Run {
 
 /// `report`
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("whose").args(["standalone", "state_dir"]).requires("thing"))]
 pub struct Report {
     /// A local thing (or the core's) as the running agent would report it now
     pub thing: Option<ThingName>,
-    /// Ask the standalone agent of DIR
-    #[arg(long, value_name = "DIR", requires = "thing")]
-    pub standalone: Option<PathBuf>,
-    /// Ask the agent that was started with --state-dir DIR
-    #[arg(long, value_name = "DIR", requires = "thing", conflicts_with = "standalone")]
-    pub state_dir: Option<PathBuf>,
+    /// Which agent is asked.
+    #[command(flatten)]
+    pub place: Place,
     /// How to print it
     #[arg(long, value_enum, default_value_t = ReportFormat::Table)]
     pub format: ReportFormat,
@@ -154,17 +167,25 @@ pub struct Status {
     /// Print everything as JSON
     #[arg(long)]
     pub json: bool,
-    /// Ask the standalone agent of DIR
-    #[arg(long, value_name = "DIR")]
-    pub standalone: Option<PathBuf>,
-    /// Ask the agent that was started with --state-dir DIR
-    #[arg(long, value_name = "DIR", conflicts_with = "standalone")]
-    pub state_dir: Option<PathBuf>,
+    /// Which agent is asked.
+    #[command(flatten)]
+    pub place: Place,
 }
 
 /// `devices`
 #[derive(Debug, Args)]
 pub struct Devices {
+    /// Print everything as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Which agent is asked.
+    #[command(flatten)]
+    pub place: Place,
+}
+
+/// `alarms`
+#[derive(Debug, Args)]
+pub struct Alarms {
     /// Print everything as JSON
     #[arg(long)]
     pub json: bool,
@@ -174,6 +195,38 @@ pub struct Devices {
     /// Ask the agent that was started with --state-dir DIR
     #[arg(long, value_name = "DIR", conflicts_with = "standalone")]
     pub state_dir: Option<PathBuf>,
+}
+
+/// `detect`
+#[derive(Debug, Args)]
+pub struct Detect {
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: DetectVerb,
+}
+
+/// The verbs of `detect`.
+#[derive(Debug, Subcommand)]
+pub enum DetectVerb {
+    /// What a profile would have done over a recorded history
+    ///
+    /// The agent records its samples with `detect.record: true`, in samples.jsonl in its state folder.
+    Replay {
+        /// A security profile as AWS has it, or an entry of detect.profiles (JSON or YAML); may be given several times
+        #[arg(long = "profile", value_name = "FILE", required = true)]
+        profiles: Vec<PathBuf>,
+        /// Recorded samples; several parts in the order they were recorded
+        #[arg(long, value_name = "FILE", required = true)]
+        samples: Vec<PathBuf>,
+        /// Print the events and what is left as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Each behavior of a profile in a sentence, and what is wrong with those that cannot be used
+    Explain {
+        /// A security profile as AWS has it, or an entry of detect.profiles (JSON or YAML)
+        profile: PathBuf,
+    },
 }
 
 /// `check-config`
@@ -200,8 +253,8 @@ pub struct Shadow {
     /// Whose shadow
     pub thing: ThingName,
     /// What to merge into state.desired, for example '{"quarantine": true}'
-    #[arg(value_name = "DESIRED_JSON")]
-    pub desired: String,
+    #[arg(value_name = "DESIRED_JSON", value_parser = desired_json)]
+    pub desired: Value,
     /// The stand-in's folder
     #[arg(long, value_name = "DIR")]
     pub standalone: PathBuf,
@@ -210,15 +263,31 @@ pub struct Shadow {
     pub name: Option<String>,
 }
 
-/// Which agent's state is meant.
+/// Desired state is a JSON object.
+fn desired_json(text: &str) -> Result<Value, String> {
+    match serde_json::from_str(text) {
+        Ok(desired @ Value::Object(_)) => Ok(desired),
+        Ok(_) => Err("it must be an object such as {\"quarantine\": true}".to_owned()),
+        Err(error) => Err(format!("it is not JSON: {error}")),
+    }
+}
+
+/// Which agent is meant: of a nucleus, unless one of these says otherwise.
 #[derive(Debug, Args)]
 pub struct Place {
     /// The standalone agent of DIR
-    #[arg(long, value_name = "DIR", conflicts_with = "state_dir")]
+    #[arg(long, value_name = "DIR", global = true, conflicts_with = "state_dir")]
     pub standalone: Option<PathBuf>,
-    /// The agent whose state is in DIR instead of /var/lib/edge-warden
-    #[arg(long, value_name = "DIR")]
+    /// The agent that was started with --state-dir DIR
+    #[arg(long, value_name = "DIR", global = true)]
     pub state_dir: Option<PathBuf>,
+}
+
+impl Place {
+    /// Where that agent answers questions.
+    pub fn socket(&self) -> PathBuf {
+        socket_path(self.standalone.as_deref().or(self.state_dir.as_deref()))
+    }
 }
 
 /// `quarantine`
@@ -227,12 +296,9 @@ pub struct Quarantine {
     /// What to do.
     #[command(subcommand)]
     pub verb: QuarantineVerb,
-    /// Ask the standalone agent of DIR
-    #[arg(long, value_name = "DIR", global = true)]
-    pub standalone: Option<PathBuf>,
-    /// Ask the agent whose state is in DIR
-    #[arg(long, value_name = "DIR", global = true, conflicts_with = "standalone")]
-    pub state_dir: Option<PathBuf>,
+    /// Which agent is asked.
+    #[command(flatten)]
+    pub place: Place,
     /// Print everything as JSON
     #[arg(long, global = true)]
     pub json: bool,

@@ -8,6 +8,7 @@ use edge_warden::collect::{HostCollector, HostPaths, HostSample, InterfaceSelect
 use edge_warden::config::STATE_DIR_DEFAULT;
 use edge_warden::firewall;
 use edge_warden::greengrass::sdk;
+use edge_warden::sandbox::{self, Files};
 use serde::Serialize;
 
 use super::{Exit, args, printable};
@@ -50,6 +51,7 @@ pub fn run(arguments: &args::Doctor) -> anyhow::Result<Exit> {
         notes(&sample),
         nucleus(),
         limits(),
+        least_privilege(),
         state_dir(Path::new(STATE_DIR_DEFAULT)),
         socket_dir(),
     ]);
@@ -232,6 +234,25 @@ fn nucleus() -> Finding {
         format!("not started by a nucleus ({} not set)", missing.join(", ")),
         "nothing is published from here; deploy the component, or use run --standalone DIR",
     )
+}
+
+/// What `run` gives up on this kernel; nothing is given up here.
+fn least_privilege() -> Finding {
+    match sandbox::possible() {
+        Files::Restricted => works("least privilege", "capabilities; files and TCP by Landlock"),
+        Files::Partly => lacks(
+            "least privilege",
+            State::Limited,
+            "capabilities; files as far as this kernel's Landlock knows them",
+            "an agent somebody broke into could do a little more with files than it needs",
+        ),
+        Files::Unavailable | Files::NextStart => lacks(
+            "least privilege",
+            State::Limited,
+            "capabilities only: this kernel has no Landlock, or it is off (lsm=)",
+            "an agent somebody broke into could read and write every file root can",
+        ),
+    }
 }
 
 fn limits() -> Finding {

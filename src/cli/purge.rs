@@ -5,14 +5,15 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use edge_warden::agent::boot_unit;
-use edge_warden::control::{AskError, Request, SYSTEM_SOCKET, ask};
+use edge_warden::control::{AskError, Request, ask};
 use edge_warden::firewall::{AccountingLan, Firewall, NftablesAccounting, NftablesFirewall, TableOwnership};
 
 use super::{Exit, args, boot, run};
 
 /// Everything an agent keeps in its state folder.
-const OURS: [&str; 13] = [
+const OURS: [&str; 18] = [
     "agent.lock",
+    "alarms.json",
     "audit.jsonl",
     "audit.jsonl.1",
     "audit.jsonl.2",
@@ -25,15 +26,16 @@ const OURS: [&str; 13] = [
     "quarantine.b",
     "quarantine.b.damaged",
     "reports.json",
+    "samples.jsonl",
+    "samples.jsonl.1",
+    "violations-outbox.jsonl",
+    "watched",
 ];
 
 /// Remove everything, if no agent runs.
 pub fn purge(arguments: &args::Purge) -> anyhow::Result<Exit> {
     let place = &arguments.place;
-    let socket = match (&place.standalone, &place.state_dir) {
-        (Some(dir), _) | (None, Some(dir)) => dir.join("control.sock"),
-        (None, None) => SYSTEM_SOCKET.into(),
-    };
+    let socket = place.socket();
     match ask(&socket, &Request::Status) {
         Err(AskError::NoAgent { .. }) => {}
         Ok(_) => anyhow::bail!(

@@ -1,12 +1,11 @@
 //! `edge-warden quarantine`: the operator's word.
 
 use std::io::Write;
-use std::path::PathBuf;
 
 use edge_warden::agent::clock::{Clock, SystemClock};
-use edge_warden::control::{Request, SYSTEM_SOCKET, ask};
+use edge_warden::control::{Request, ask};
 use edge_warden::model::UnixTime;
-use edge_warden::quarantine::Posture;
+use edge_warden::quarantine::{Posture, rfc3339};
 use serde_json::Value;
 
 use super::args::{self, Mode, QuarantineVerb};
@@ -14,8 +13,6 @@ use super::{Exit, plain_table, printable};
 
 /// Ask the running agent and print its answer.
 pub fn run(arguments: &args::Quarantine) -> anyhow::Result<Exit> {
-    let dir = arguments.standalone.as_deref().or(arguments.state_dir.as_deref());
-    let socket = dir.map_or_else(|| PathBuf::from(SYSTEM_SOCKET), |dir| dir.join("control.sock"));
     let request = match &arguments.verb {
         QuarantineVerb::Add {
             thing,
@@ -39,7 +36,7 @@ pub fn run(arguments: &args::Quarantine) -> anyhow::Result<Exit> {
         QuarantineVerb::Plan => Request::QuarantinePlan,
         QuarantineVerb::Why { thing } => Request::QuarantineWhy { thing: thing.clone() },
     };
-    let answer = ask(&socket, &request)?;
+    let answer = ask(&arguments.place.socket(), &request)?;
     let mut out = std::io::stdout().lock();
     if arguments.json {
         serde_json::to_writer_pretty(&mut out, &answer)?;
@@ -74,14 +71,21 @@ fn list(out: &mut impl Write, things: &[Value]) -> std::io::Result<()> {
         return writeln!(out, "nobody is quarantined");
     }
     let mut rows = plain_table();
-    rows.set_header(vec!["thing", "stands", "causes", "dropped packets"]);
+    rows.set_header(vec!["thing", "stands", "causes", "until", "dropped packets", "reasons"]);
     for thing in things {
-        let causes: Vec<String> = causes(thing).map(|(name, _)| name).collect();
+        let names: Vec<String> = causes(thing).map(|(name, _)| name).collect();
+        let reasons: Vec<String> = causes(thing).filter_map(|(_, detail)| reason(detail)).collect();
         rows.add_row(vec![
             text(thing.get("thing")),
             stands(thing),
-            causes.join(", "),
+            names.join(", "),
+            time(thing.pointer("/decision/cut/until")).unwrap_or_else(|| "-".to_owned()),
             text(thing.get("droppedPackets")),
+            if reasons.is_empty() {
+                "-".to_owned()
+            } else {
+                reasons.join("; ")
+            },
         ]);
     }
     writeln!(out, "{rows}")
@@ -90,15 +94,29 @@ fn list(out: &mut impl Write, things: &[Value]) -> std::io::Result<()> {
 fn one(out: &mut impl Write, thing: &Value) -> std::io::Result<()> {
     writeln!(out, "{}: {}", text(thing.get("thing")), stands(thing))?;
     for (name, detail) in causes(thing) {
-        writeln!(out, "  cause {name}: {}", printable(&detail.to_string()))?;
+        writeln!(out, "  cause {name}: {}", cause(detail))?;
+    }
+    for waiting in thing
+        .get("alarmsWaiting")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+    {
+        let (name, why) = (text(waiting.get("cause")), text(waiting.get("why")));
+        writeln!(out, "  {name} waits until there is room: {why}")?;
     }
     for (what, key) in [
         ("MAC addresses", "knownMacs"),
         ("addresses", "knownAddresses"),
         ("dropped packets", "droppedPackets"),
     ] {
-        if thing.get(key).is_some_and(|value| !value.is_null()) {
-            writeln!(out, "  {what}: {}", text(thing.get(key)))?;
+        match thing.get(key) {
+            None | Some(Value::Null) => {}
+            Some(Value::Array(items)) => {
+                let items: Vec<String> = items.iter().map(|item| text(Some(item))).collect();
+                writeln!(out, "  {what}: {}", items.join(", "))?;
+            }
+            Some(value) => writeln!(out, "  {what}: {}", text(Some(value)))?,
         }
     }
     if thing.get("identityInConflict") == Some(&Value::Bool(true)) {
@@ -108,6 +126,40 @@ fn one(out: &mut impl Write, thing: &Value) -> std::io::Result<()> {
         )?;
     }
     Ok(())
+}
+
+/// A cause in force, in words: `isolate since TIME, until TIME, by WHO: REASON`.
+fn cause(detail: &Value) -> String {
+    let mut words = text(detail.get("posture"));
+    if let Some(since) = time(detail.get("since")) {
+        words.push_str(&format!(" since {since}"));
+    }
+    match time(detail.get("until")) {
+        Some(until) => words.push_str(&format!(", until {until}")),
+        None if detail.get("releaseWhenCleared") == Some(&Value::Bool(true)) => {
+            words.push_str(", until its alarm clears");
+        }
+        None => words.push_str(", until released"),
+    }
+    for (before, key) in [(", by ", "who"), (", violation ", "violationId")] {
+        if let Some(value) = detail.get(key) {
+            words.push_str(&format!("{before}{}", text(Some(value))));
+        }
+    }
+    if let Some(reason) = reason(detail) {
+        words.push_str(&format!(": {reason}"));
+    }
+    words
+}
+
+fn reason(detail: &Value) -> Option<String> {
+    detail.get("reason").map(|reason| text(Some(reason)))
+}
+
+/// Milliseconds since 1970 as RFC 3339, whole seconds.
+fn time(value: Option<&Value>) -> Option<String> {
+    let time = value.and_then(Value::as_u64)?;
+    Some(rfc3339(UnixTime(time)))
 }
 
 fn causes(thing: &Value) -> impl Iterator<Item = (String, &Value)> {

@@ -10,7 +10,7 @@ use comfy_table::CellAlignment;
 use edge_warden::agent::clock::{Clock, SystemClock};
 use edge_warden::agent::host::{HostMeter, HostSource};
 use edge_warden::collect::{HostCollector, HostPaths, InterfaceSelection};
-use edge_warden::control::{ReportEncoding, ReportTags, Request, ask, socket_path};
+use edge_warden::control::{ReportEncoding, ReportTags, Request, ask};
 use edge_warden::model::{Missing, ThingName, ThingReading};
 use edge_warden::report::{Format, Names, Report, encode, next_report_id};
 use serde_json::Value;
@@ -73,10 +73,7 @@ fn of_thing(thing: &ThingName, arguments: &args::Report) -> anyhow::Result<Exit>
             (_, TagNames::Short) => ReportTags::Short,
         },
     };
-    let answer = ask(
-        &socket_path(arguments.standalone.as_deref().or(arguments.state_dir.as_deref())),
-        &request,
-    )?;
+    let answer = ask(&arguments.place.socket(), &request)?;
     let payload = answer.get("payload").and_then(Value::as_str).unwrap_or_default();
     let payload = STANDARD.decode(payload).context("the agent's answer is not a report")?;
     let mut out = std::io::stdout().lock();
@@ -120,7 +117,8 @@ fn print_document(out: &mut impl Write, thing: &ThingName, document: &Value) -> 
             .iter()
             .map(|port| number(port.get("port")).replace(' ', ""))
             .collect();
-        writeln!(out, "\n{title}  {}  {}", listed.len(), listed.join(" "))?;
+        let total = number(at(&format!("/metrics/listening_{block}_ports/total")));
+        writeln!(out, "\n{title}  {total}  {}", listed.join(" "))?;
     }
     let established = "/metrics/tcp_connections/established_connections";
     if let Some(connections) = at(&format!("{established}/connections")).and_then(Value::as_array) {
@@ -136,8 +134,12 @@ fn print_document(out: &mut impl Write, thing: &ThingName, document: &Value) -> 
             let remote = connection.get("remote_addr").and_then(Value::as_str).unwrap_or("-");
             writeln!(out, "  :{port} <-> {}", printable(remote))?;
         }
-        if connections.len() > SHOWN {
-            writeln!(out, "  and {} more (--format json has all)", connections.len() - SHOWN)?;
+        let total = at(&format!("{established}/total")).and_then(Value::as_u64);
+        let more = total
+            .unwrap_or_default()
+            .saturating_sub(connections.len().min(SHOWN) as u64);
+        if more > 0 {
+            writeln!(out, "  and {more} more (--format json lists {})", connections.len())?;
         }
     }
     Ok(())
@@ -218,7 +220,7 @@ fn print_table(report: &Report, reading: &ThingReading, seconds: u64) -> anyhow:
     }
     if let Some(connections) = report.established() {
         writeln!(out)?;
-        writeln!(out, "ESTABLISHED TCP  {}", connections.len())?;
+        writeln!(out, "ESTABLISHED TCP  {}", report.established_total())?;
         let mut rows = plain_table();
         for connection in connections.iter().take(SHOWN) {
             let interface = connection
@@ -235,8 +237,11 @@ fn print_table(report: &Report, reading: &ThingReading, seconds: u64) -> anyhow:
         if !connections.is_empty() {
             writeln!(out, "{rows}")?;
         }
-        if connections.len() > SHOWN {
-            writeln!(out, "  and {} more (--format json has all)", connections.len() - SHOWN)?;
+        let more = report
+            .established_total()
+            .saturating_sub(connections.len().min(SHOWN) as u64);
+        if more > 0 {
+            writeln!(out, "  and {more} more (--format json lists {})", connections.len())?;
         }
     }
     for (block, why) in missing(reading) {

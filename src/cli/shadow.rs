@@ -2,21 +2,15 @@
 
 use std::io::Write;
 
-use anyhow::Context;
 use edge_warden::agent::clock::{Clock, SystemClock};
 use edge_warden::control::{AskError, Request, ask, socket_path};
 use edge_warden::greengrass::standalone::edit_shadow;
-use serde_json::Value;
 
 use super::{Exit, args};
 
 /// Through the running agent when there is one, else in the file.
 pub fn run(arguments: &args::Shadow) -> anyhow::Result<Exit> {
-    let desired: Value = serde_json::from_str(&arguments.desired).context("DESIRED_JSON is not JSON")?;
-    anyhow::ensure!(
-        desired.is_object(),
-        "DESIRED_JSON must be an object such as {{\"quarantine\": true}}"
-    );
+    let desired = &arguments.desired;
     let name = arguments.name.as_ref().map(|name| name.parse()).transpose()?;
     let request = Request::WriteDesired {
         thing: arguments.thing.clone(),
@@ -27,7 +21,7 @@ pub fn run(arguments: &args::Shadow) -> anyhow::Result<Exit> {
         Ok(document) => document,
         Err(AskError::NoAgent { .. }) => {
             let now = SystemClock::accelerated(1).wall();
-            edit_shadow(&arguments.standalone, &arguments.thing, name.as_ref(), &desired, now)?
+            edit_shadow(&arguments.standalone, &arguments.thing, name.as_ref(), desired, now)?
         }
         Err(error) => return Err(error.into()),
     };

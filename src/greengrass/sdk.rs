@@ -13,7 +13,7 @@
 //! When the connection to the nucleus is lost the SDK ends the process with `_Exit(1)`, from a thread of its own.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use base64::Engine;
@@ -135,6 +135,13 @@ pub struct SdkNucleus {
 /// [`NucleusError::NotAComponent`] naming the variable that is missing or wrong.
 pub fn started_as_component() -> Result<ThingName, NucleusError> {
     Environment::read(|name| std::env::var(name).ok())?.thing()
+}
+
+/// The nucleus' socket, as it told this process.
+#[must_use]
+pub fn socket_path() -> Option<PathBuf> {
+    let environment = Environment::read(|name| std::env::var(name).ok()).ok()?;
+    Some(PathBuf::from(environment.socket))
 }
 
 impl SdkNucleus {

@@ -88,6 +88,9 @@ pub struct Cause {
     /// In the demander's words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// Who asked for it, when that is a person: the operator, as the kernel names the asking process' user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub who: Option<String>,
     /// The alarm behind an edge cause.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub violation_id: Option<String>,

@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::event::Now;
-use crate::model::{Monotonic, UnixTime};
+use crate::model::{Monotonic, Now, UnixTime};
 
 /// No gateway running this program lives before 2026: a clock that says so is not set yet.
 const FIRST_PLAUSIBLE: UnixTime = UnixTime(1_767_225_600_000);
@@ -102,6 +101,17 @@ impl Clock {
     pub(super) fn look_at(&self, until: UnixTime) -> Monotonic {
         let agreed = Duration::from_millis(until.0.saturating_sub(self.latest().0));
         self.last.monotonic.after(agreed.max(self.left(until).min(LOOK_AGAIN)))
+    }
+
+    /// When the estimate will be `time`.
+    pub(super) fn reaches(&self, time: UnixTime) -> Monotonic {
+        let left = Duration::from_millis(time.0.saturating_sub(self.time().0));
+        self.last.monotonic.after(left)
+    }
+
+    /// When the clocks were last looked at.
+    pub(super) fn seen(&self) -> Monotonic {
+        self.last.monotonic
     }
 
     pub(super) fn saved(&self) -> SavedClock {

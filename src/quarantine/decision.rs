@@ -123,6 +123,28 @@ pub fn decide(
         .collect()
 }
 
+/// Cut off as `before` whoever in `released` would be let go of or held less strictly by `decision`: until the release is
+/// on disk, the kernel must not have it.
+pub fn held_until_kept(decision: &mut Decision, before: &Decision, released: &BTreeSet<ThingName>) {
+    for thing in released {
+        let Some(Verdict::Cut(held)) = before.get(thing) else {
+            continue;
+        };
+        let as_strict = |subject: &Subject| {
+            let as_long = match (held.until, subject.until) {
+                (_, None) => true,
+                (None, Some(_)) => false,
+                (Some(before), Some(after)) => after >= before,
+            };
+            as_long && subject.posture >= held.posture && subject.macs.is_superset(&held.macs)
+        };
+        match decision.get(thing) {
+            Some(Verdict::Cut(subject)) if as_strict(subject) => {}
+            _ => drop(decision.insert(thing.clone(), Verdict::Cut(held.clone()))),
+        }
+    }
+}
+
 struct Site<'a> {
     rails: &'a Rails,
     /// Whom the configuration gives each MAC address.
@@ -236,6 +258,7 @@ mod tests {
             since: UnixTime(1),
             until: None,
             reason: None,
+            who: None,
             violation_id: None,
             release_when_cleared: false,
         };
@@ -347,6 +370,43 @@ mod tests {
             verdict("a", &[("a", identity(&[0xfe], &[]))], &[0xfe]),
             Verdict::Refused(_)
         ));
+    }
+
+    #[test]
+    fn who_is_released_stays_cut_off_until_that_is_on_disk() {
+        let subject = |posture, until: Option<u64>| {
+            Verdict::Cut(Subject {
+                macs: [mac(1)].into(),
+                addresses: BTreeSet::new(),
+                posture,
+                until: until.map(UnixTime),
+            })
+        };
+        let (isolate, remediate) = (Posture::Isolate, Posture::Remediate);
+        let held = |after: Option<Verdict>, before: Option<Verdict>| {
+            let name = thing("a");
+            let decision =
+                |verdict: Option<Verdict>| verdict.map(|verdict| (name.clone(), verdict)).into_iter().collect();
+            let (mut after, before): (Decision, Decision) = (decision(after), decision(before));
+            held_until_kept(&mut after, &before, &[name.clone()].into());
+            after.remove(&name)
+        };
+        let whole = subject(isolate, None);
+        for weaker in [
+            None,
+            Some(Verdict::Refused(Refusal::UnknownDevice)),
+            Some(subject(remediate, None)),
+            Some(subject(isolate, Some(9))),
+        ] {
+            assert_eq!(held(weaker, Some(whole.clone())), Some(whole.clone()));
+        }
+        // what is as strict or stricter takes effect at once, and nobody is cut off who was not
+        assert_eq!(
+            held(Some(whole.clone()), Some(subject(remediate, Some(9)))),
+            Some(whole.clone())
+        );
+        assert_eq!(held(None, None), None);
+        assert_eq!(held(None, Some(Verdict::Refused(Refusal::Core))), None);
     }
 
     #[test]

@@ -1,20 +1,44 @@
 //! What may change who is quarantined, and what the agent must do about it.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::cause::{Posture, ShadowRef};
+use super::cause::{CauseKey, Posture, ShadowRef};
 use super::shadow::ShadowReading;
-use crate::model::{MacAddress, Monotonic, ThingName, UnixTime};
+use crate::model::{MacAddress, ThingName, UnixTime};
 
-/// Both clocks at one instant. Expiry needs both to agree, so a wall clock that jumps ahead releases nobody early.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Now {
-    /// Never goes back.
-    pub monotonic: Monotonic,
-    /// May jump.
-    pub wall: UnixTime,
+/// An alarm of a security profile about one thing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Alarm {
+    /// About whom.
+    pub thing: ThingName,
+    /// The profile (`securityProfileName`).
+    pub profile: String,
+    /// The behavior (`behavior.name`).
+    pub behavior: String,
+    /// The violation (`violationId`). Another one of the same behavior renews the cause.
+    pub violation_id: String,
+    /// Whether the alarm's end releases ([`Event::AlarmCleared`]).
+    pub release_when_cleared: bool,
+    /// How long after its begin the cause ends by itself; `None`: not by itself.
+    pub lasts: Option<Duration>,
+    /// Whether the thing's identity is good enough to act on ([`super::Identity::backs_edge_action`] and no conflict).
+    pub trusted: bool,
+    /// How many devices are known, for the cap ([`super::EdgeCap`]).
+    pub known: usize,
+}
+
+impl Alarm {
+    /// The cause it is.
+    #[must_use]
+    pub fn key(&self) -> CauseKey {
+        CauseKey::Edge {
+            profile: self.profile.clone(),
+            behavior: self.behavior.clone(),
+        }
+    }
 }
 
 /// Something that may change who is quarantined.
@@ -29,24 +53,11 @@ pub enum Event {
         /// What it says.
         reading: ShadowReading,
     },
-    /// A security profile with `onAlarm: quarantine` went into alarm.
-    Alarm {
-        /// About whom.
-        thing: ThingName,
-        /// The profile.
-        profile: String,
-        /// The behavior.
-        behavior: String,
-        /// The violation. The same one again changes nothing while its cause holds.
-        violation_id: String,
-        /// Whether clearing releases.
-        release_when_cleared: bool,
-        /// Whether the thing's identity is good enough to act on.
-        trusted: bool,
-        /// How many devices are known, for the cap.
-        known: usize,
-    },
-    /// That alarm cleared.
+    /// A security profile with `onAlarm: quarantine` went into alarm. To be said once per violation; saying it again
+    /// changes nothing while its cause holds.
+    Alarm(Alarm),
+    /// That alarm cleared, or became invalid (its profile is gone): it waits for room no longer, and its cause ends if
+    /// the alarm said `release_when_cleared`.
     AlarmCleared {
         /// About whom.
         thing: ThingName,
@@ -55,8 +66,8 @@ pub enum Event {
         /// The behavior.
         behavior: String,
         /// The datapoints that cleared it were taken while the thing was cut off, of a metric that the cut itself
-        /// changes (anything but attempts counted before the verdict): it says nothing about the thing, so it
-        /// releases nothing.
+        /// changes: it says nothing about the thing, so it releases nothing. A metric is spared by the cut only when it
+        /// counts attempts before the verdict (bytes, packets and connection attempts the thing sends).
         silenced: bool,
     },
     /// The operator asks for it.

@@ -1,11 +1,11 @@
 //! What a shadow document changes: news told from echoes, replays and documents that took another's place.
 
 use super::cause::{Cause, CauseKey, ShadowRef};
-use super::event::{Effect, Now};
+use super::event::Effect;
 use super::shadow::{DesiredQuarantine, ShadowDocument, ShadowReading};
 use super::state::Quarantine;
 use super::stored::Heard;
-use crate::model::{ThingName, UnixTime};
+use crate::model::{Now, ThingName, UnixTime};
 
 /// How a document relates to what was last heard from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -161,6 +161,7 @@ impl Quarantine {
                     since: written.unwrap_or(document_time),
                     until,
                     reason,
+                    who: None,
                     violation_id: None,
                     release_when_cleared: false,
                 };
@@ -171,13 +172,15 @@ impl Quarantine {
                 // removed key has no time of its own (the document's moves with our own reports); what is sure is
                 // that it was there when last read.
                 let closed = matches!(shadow, ShadowRef::Named(_));
-                let began_before = |cause: &Cause| match written {
-                    Some(written) => cause.since.seconds() <= written.seconds(), // its own second included
-                    None => cause.since <= last_read,
+                let before = |began: UnixTime| match written {
+                    Some(written) => began.seconds() <= written.seconds(), // its own second included
+                    None => began <= last_read,
                 };
                 let ends = |k: &CauseKey, cause: &Cause| {
-                    *k == key || (closed && matches!(k, CauseKey::Edge { .. }) && began_before(cause))
+                    *k == key || (closed && matches!(k, CauseKey::Edge { .. }) && before(cause.since))
                 };
+                // an alarm that waits for room, too
+                self.stop_waiting(|waiting| closed && *waiting.began().0 == thing && before(waiting.began().1));
                 let effects = self.end(&thing, ends, who.clone(), "released by the shadow", now);
                 if !effects.is_empty() {
                     effects

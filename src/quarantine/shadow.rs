@@ -248,7 +248,8 @@ fn read_time(text: &str) -> Option<UnixTime> {
 }
 
 /// The time as RFC 3339 text in UTC, to the second; later than that text can say is its last day.
-pub(super) fn rfc3339(time: UnixTime) -> String {
+#[must_use]
+pub fn rfc3339(time: UnixTime) -> String {
     let seconds = i64::try_from(time.seconds()).unwrap_or(i64::MAX);
     let latest = jiff::Timestamp::MAX.as_second();
     jiff::Timestamp::from_second(seconds.min(latest))

@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use super::alarm::Waiting;
 use super::cause::{Cause, CauseKey, Posture, ShadowRef};
 use super::clock::Clock;
 use super::decision::{Bound, Decision, Verdict};
-use super::event::{AuditEntry, Effect, Event, Now};
+use super::event::{AuditEntry, Effect, Event};
 use super::rails::EdgeCap;
 use super::stored::{SCHEMA, Stored, ThingState};
-use crate::model::{Monotonic, ThingName, UnixTime};
+use crate::model::{Monotonic, Now, ThingName, UnixTime};
 
 /// Bound on things with state: a flood of shadow messages cannot grow it without end (local things are far fewer).
 pub(super) const MOST_THINGS: usize = 20_000;
@@ -21,6 +22,10 @@ pub struct Quarantine {
     /// When an alarm last cut each thing off, within the last hour. One that flaps counts once, so it cannot use up
     /// the cap for all others.
     pub(super) edge_cuts: BTreeMap<ThingName, UnixTime>,
+    /// Alarms that wait for room under the cap, the first first.
+    pub(super) waiting: Vec<Waiting>,
+    /// Something ended since they were last looked at.
+    pub(super) room: bool,
     /// What ends by itself, soonest first.
     ends: BTreeSet<(UnixTime, ThingName, CauseKey)>,
     pub(super) clock: Clock,
@@ -54,6 +59,8 @@ impl Quarantine {
         Self {
             things: stored.things,
             edge_cuts: edge_cuts.collect(),
+            waiting: stored.waiting,
+            room: true,
             ends,
             clock,
             default_posture,
@@ -67,16 +74,28 @@ impl Quarantine {
     pub fn reconfigure(&mut self, default_posture: Posture, edge_cap: EdgeCap) {
         self.default_posture = default_posture;
         self.edge_cap = edge_cap;
+        self.room = true;
     }
 
     /// What to write to disk.
     #[must_use]
     pub fn stored(&self) -> Stored {
         Stored {
-            schema_version: SCHEMA,
+            schema_version: self.schema(),
             clock: Some(self.clock.saved()),
             things: self.things.clone(),
             edge_cuts: self.edge_cuts.clone(),
+            waiting: self.waiting.clone(),
+        }
+    }
+
+    /// The oldest layout that holds the state.
+    fn schema(&self) -> u32 {
+        let mut causes = self.things.values().flat_map(|state| state.causes.values());
+        if self.waiting.is_empty() && causes.all(|cause| cause.who.is_none()) {
+            1
+        } else {
+            SCHEMA
         }
     }
 
@@ -87,6 +106,19 @@ impl Quarantine {
             (!state.causes.is_empty()).then(|| (thing.clone(), state.causes.clone()))
         };
         self.things.iter().filter_map(held).collect()
+    }
+
+    /// The causes in force of one thing, if it has any.
+    #[must_use]
+    pub fn causes_of(&self, thing: &ThingName) -> Option<&BTreeMap<CauseKey, Cause>> {
+        let causes = &self.things.get(thing)?.causes;
+        (!causes.is_empty()).then_some(causes)
+    }
+
+    /// Whether no cause is in force for anybody.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.things.values().all(|state| state.causes.is_empty())
     }
 
     /// The MAC addresses under which things are cut off already, for [`super::decide`].
@@ -138,10 +170,11 @@ impl Quarantine {
             .is_some_and(|state| state.heard.contains_key(shadow))
     }
 
-    /// When to send the next [`Event::Tick`] at the latest, if anything ends by itself.
+    /// When to send the next [`Event::Tick`] at the latest, if anything ends by itself or waits for something to end.
     #[must_use]
     pub fn next_expiry(&self) -> Option<Monotonic> {
-        self.ends.first().map(|(until, ..)| self.clock.look_at(*until))
+        let ends = self.ends.first().map(|(until, ..)| self.clock.look_at(*until));
+        [ends, self.next_retry()].into_iter().flatten().min()
     }
 
     /// How long until `until` by the more cautious of both clocks: for the kernel's own timeouts.
@@ -155,18 +188,7 @@ impl Quarantine {
         self.clock.look(now);
         match event {
             Event::Shadow { thing, shadow, reading } => self.hear(thing, &shadow, reading, now),
-            Event::Alarm {
-                thing,
-                profile,
-                behavior,
-                violation_id,
-                release_when_cleared,
-                trusted,
-                known,
-            } => {
-                let key = CauseKey::Edge { profile, behavior };
-                self.alarm(&thing, key, violation_id, release_when_cleared, trusted, known, now)
-            }
+            Event::Alarm(alarm) => self.alarm(alarm, now),
             Event::AlarmCleared {
                 thing,
                 profile,
@@ -189,13 +211,20 @@ impl Quarantine {
                     since: self.clock.latest(),
                     until,
                     reason,
+                    who: Some(who.clone()),
                     violation_id: None,
                     release_when_cleared: false,
                 };
                 self.begin(&thing, CauseKey::Operator, cause, who, now)
             }
             Event::OperatorRelease { thing, who } => {
+                // what waits would begin anew as soon as there is room
+                let waited = self.stop_waiting(|waiting| *waiting.began().0 == thing);
                 let effects = self.end(&thing, |_, _| true, who.clone(), "released by the operator", now);
+                if effects.is_empty() && waited {
+                    let why = "released by the operator: an alarm that waited for room is dropped";
+                    return vec![self.note(&thing, who, why, now), Effect::Persist];
+                }
                 if effects.is_empty() {
                     return vec![self.note(&thing, who, "released by the operator: nothing was in force", now)];
                 }
@@ -210,13 +239,18 @@ impl Quarantine {
                     since: self.clock.latest(),
                     until: None,
                     reason: Some("found in the kernel without a stored cause".to_owned()),
+                    who: None,
                     violation_id: None,
                     release_when_cleared: false,
                 };
                 self.things.entry(thing.clone()).or_default().bound = macs;
                 self.begin(&thing, CauseKey::Recovered, cause, CauseKey::Recovered.to_string(), now)
             }
-            Event::Tick => self.expire(now),
+            Event::Tick => {
+                let expired = self.expire(now);
+                // one kind of change at a time: what may be cut off for it follows with the next tick
+                if expired.is_empty() { self.retry(now) } else { expired }
+            }
         }
     }
 
@@ -312,6 +346,7 @@ impl Quarantine {
             state.bound.clear();
             self.full = false;
         }
+        self.room = true;
         let after = self.labels(thing);
         let what = what.to_owned();
         let entry = AuditEntry {

@@ -4,13 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use super::alarm::Waiting;
 use super::cause::{Cause, CauseKey, ShadowRef};
 use super::clock::SavedClock;
 use super::shadow::DesiredQuarantine;
 use crate::model::{MacAddress, ThingName, UnixTime};
 
-/// The layout of [`Stored`]; a file of a newer one is refused rather than half understood.
-pub const SCHEMA: u32 = 1;
+/// The newest layout of [`Stored`]; a file of a newer one still is refused rather than half understood.
+///
+/// 1: causes, what was heard, the clock. 2: and alarms that wait for room, and who the operator was. What a state does not
+/// need is not asked of its reader: without those layout 1 is written, so that going back to the version before works.
+pub const SCHEMA: u32 = 2;
 
 /// What a shadow document last said, to tell news from echoes and replays.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -46,7 +50,7 @@ pub(super) struct ThingState {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Stored {
-    /// [`SCHEMA`].
+    /// The oldest layout that holds this state; at most [`SCHEMA`].
     pub schema_version: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) clock: Option<SavedClock>,
@@ -54,6 +58,9 @@ pub struct Stored {
     /// When an alarm last cut each thing off, within the last hour (by the estimate of `clock`).
     #[serde(default)]
     pub(super) edge_cuts: BTreeMap<ThingName, UnixTime>,
+    /// Alarms that wait for room under the cap, the first first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) waiting: Vec<Waiting>,
 }
 
 impl Stored {
@@ -61,10 +68,11 @@ impl Stored {
     #[must_use]
     pub fn nobody() -> Self {
         Self {
-            schema_version: SCHEMA,
+            schema_version: 1,
             clock: None,
             things: BTreeMap::new(),
             edge_cuts: BTreeMap::new(),
+            waiting: Vec::new(),
         }
     }
 }

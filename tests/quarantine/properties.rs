@@ -3,19 +3,21 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use edge_warden::model::{MacAddress, Monotonic, ThingName, UnixTime};
+use edge_warden::model::{MacAddress, Monotonic, Now, ThingName, UnixTime};
 use edge_warden::quarantine::{
-    Bound, CauseKey, EdgeCap, Effect, Event, Identity, Now, Posture, Protected, Quarantine, Rails, Refusal, ShadowRef,
-    Verdict, decide,
+    Alarm, Bound, CauseKey, EdgeCap, Effect, Event, Identity, Posture, Protected, Quarantine, Rails, Refusal,
+    ShadowRef, Verdict, decide,
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::document::Document;
-use super::reference::{Clocks, Key, Reference, Snapshot, Wish};
+use super::reference::{self, Clocks, Key, Reference, Snapshot, Wish};
 
 const START: u64 = 1_795_000_000;
 const THINGS: u8 = 3;
+/// How long causes of alarms that clear last at the most, seconds.
+const LASTS: u64 = 5000;
 const TEN_YEARS: i64 = 10 * 365 * 86_400;
 
 #[derive(Debug, Clone)]
@@ -281,19 +283,27 @@ impl World {
                 clears,
                 trusted,
             } => {
-                self.reference.alarm(thing, key, violation, clears, trusted, clocks);
+                let lasts = clears.then_some(LASTS);
+                let alarm = reference::Alarm {
+                    key,
+                    violation,
+                    clears,
+                    lasts,
+                };
+                self.reference.alarm(thing, alarm, trusted, clocks);
                 let CauseKey::Edge { profile, behavior } = cause_key(key) else {
                     unreachable!("alarms are of behaviors")
                 };
-                Event::Alarm {
+                Event::Alarm(Alarm {
                     thing: name(thing),
                     profile,
                     behavior,
                     violation_id: violation.to_string(),
                     release_when_cleared: clears,
+                    lasts: clears.then(|| Duration::from_secs(LASTS)),
                     trusted,
                     known: 10,
-                }
+                })
             }
             Step::Cleared { thing, key, silenced } => {
                 self.reference.cleared(thing, key, silenced);

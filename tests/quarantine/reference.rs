@@ -58,6 +58,21 @@ pub(crate) struct Reference {
     pub(crate) causes: BTreeMap<u8, BTreeMap<Key, Held>>,
     shown: BTreeMap<(u8, Key), Shown>,
     cuts: Vec<(u8, u64)>,
+    /// Alarms that found no room, and since when.
+    waiting: Vec<(u8, Alarm, u64)>,
+}
+
+/// An alarm of a behavior.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Alarm {
+    pub(crate) key: Key,
+    pub(crate) violation: u32,
+    pub(crate) clears: bool,
+    pub(crate) lasts: Option<u64>,
+}
+
+fn by_alarm(causes: &BTreeMap<Key, Held>) -> bool {
+    causes.keys().any(|key| matches!(key, Key::Edge(_)))
 }
 
 /// The true time and the wall clock, seconds.
@@ -151,43 +166,61 @@ impl Reference {
                 causes.remove(&shadow);
                 if shadow == Key::Named {
                     causes.retain(|key, held| !matches!(key, Key::Edge(_)) || held.since > since);
+                    self.waiting
+                        .retain(|(other, _, began)| *other != thing || *began > since);
                 }
             }
             Wish::Nonsense => {}
         }
     }
 
-    pub(crate) fn alarm(&mut self, thing: u8, key: Key, violation: u32, clears: bool, trusted: bool, clocks: Clocks) {
-        const CAP: usize = 2;
-        let by_alarm = |causes: &BTreeMap<Key, Held>| causes.keys().any(|key| matches!(key, Key::Edge(_)));
-        let held = Held {
-            since: clocks.latest(),
-            until: None,
-            clears,
-            violation,
-        };
-        if let Some(old) = self.of(thing).get_mut(&key) {
-            if old.violation != violation {
-                *old = held;
+    pub(crate) fn alarm(&mut self, thing: u8, alarm: Alarm, trusted: bool, clocks: Clocks) {
+        if let Some(old) = self.of(thing).get(&alarm.key) {
+            if old.violation != alarm.violation {
+                self.cut(thing, alarm, clocks);
             }
-            return;
+        } else if trusted {
+            let same = |(other, waiting, _): &&mut (u8, Alarm, u64)| *other == thing && waiting.key == alarm.key;
+            if self.has_room(thing, clocks) {
+                self.waiting
+                    .retain(|(other, waiting, _)| *other != thing || waiting.key != alarm.key);
+                self.cut(thing, alarm, clocks);
+            } else if let Some(waiting) = self.waiting.iter_mut().find(same) {
+                waiting.1 = alarm;
+            } else {
+                self.waiting.push((thing, alarm, clocks.latest()));
+            }
         }
-        if !trusted {
-            return;
-        }
+    }
+
+    fn cut(&mut self, thing: u8, alarm: Alarm, clocks: Clocks) {
         if !by_alarm(self.of(thing)) {
-            let at_once = self.causes.values().filter(|causes| by_alarm(causes)).count();
-            let recent = self.cuts.iter().filter(|(_, cut)| clocks.truth - cut < HOUR);
-            let recent: BTreeSet<u8> = recent.map(|(thing, _)| *thing).collect();
-            if at_once >= CAP || (!recent.contains(&thing) && recent.len() >= CAP) {
-                return;
-            }
             self.cuts.push((thing, clocks.truth));
         }
-        self.of(thing).insert(key, held);
+        let held = Held {
+            since: clocks.latest(),
+            until: alarm.lasts.map(|lasts| clocks.truth + lasts),
+            clears: alarm.clears,
+            violation: alarm.violation,
+        };
+        self.of(thing).insert(alarm.key, held);
+    }
+
+    /// Two things at once, and newly within an hour; one that is held or was cut off within it counts already.
+    fn has_room(&mut self, thing: u8, clocks: Clocks) -> bool {
+        const CAP: usize = 2;
+        if by_alarm(self.of(thing)) {
+            return true;
+        }
+        let at_once = self.causes.values().filter(|causes| by_alarm(causes)).count();
+        let recent = self.cuts.iter().filter(|(_, cut)| clocks.truth - cut < HOUR);
+        let recent: BTreeSet<u8> = recent.map(|(thing, _)| *thing).collect();
+        at_once < CAP && (recent.contains(&thing) || recent.len() < CAP)
     }
 
     pub(crate) fn cleared(&mut self, thing: u8, key: Key, silenced: bool) {
+        self.waiting
+            .retain(|(other, waiting, _)| *other != thing || waiting.key != key);
         self.of(thing)
             .retain(|other, held| *other != key || !held.clears || silenced);
     }
@@ -206,6 +239,7 @@ impl Reference {
     }
 
     pub(crate) fn release(&mut self, thing: u8) {
+        self.waiting.retain(|(other, ..)| *other != thing);
         self.of(thing).clear();
     }
 
@@ -217,9 +251,23 @@ impl Reference {
         }
     }
 
+    /// What is over ends; when nothing is, alarms that wait are acted on.
     pub(crate) fn tick(&mut self, clocks: Clocks) {
+        let mut ended = false;
         for causes in self.causes.values_mut() {
+            let before = causes.len();
             causes.retain(|_, held| !held.until.is_some_and(|until| clocks.past(until)));
+            ended |= causes.len() != before;
+        }
+        if ended {
+            return;
+        }
+        for (thing, alarm, since) in std::mem::take(&mut self.waiting) {
+            if self.has_room(thing, clocks) {
+                self.cut(thing, alarm, clocks);
+            } else {
+                self.waiting.push((thing, alarm, since));
+            }
         }
     }
 }

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use edge_warden::model::{Monotonic, ThingName, UnixTime};
-use edge_warden::quarantine::{CauseKey, EdgeCap, Effect, Event, Now, Posture, Quarantine, ShadowRef};
+use edge_warden::model::{Monotonic, Now, ThingName, UnixTime};
+use edge_warden::quarantine::{Alarm, CauseKey, EdgeCap, Effect, Event, Posture, Quarantine, ShadowRef};
 use serde_json::{Value, json};
 
 use super::document::Document;
@@ -20,7 +20,11 @@ struct Site {
     seconds: u64,
     wall_offset: i64,
     violations: u32,
+    lasts: Option<Duration>,
 }
+
+/// Things alarms hold when there is no room for another.
+const OTHERS: [&str; 2] = ["cam-2", "cam-3"];
 
 fn thing() -> ThingName {
     "cam-1".parse().unwrap()
@@ -40,6 +44,7 @@ impl Site {
             seconds: 1000,
             wall_offset: 0,
             violations: 0,
+            lasts: None,
         };
         // both shadows are old and were counted up by others
         (site.classic.version, site.named.version) = (7, 7);
@@ -78,15 +83,42 @@ impl Site {
     }
 
     fn alarm(&mut self, release_when_cleared: bool, trusted: bool, thing: ThingName) -> Vec<Effect> {
-        self.step(Event::Alarm {
+        self.step(Event::Alarm(Alarm {
             thing,
             profile: "p".to_owned(),
             behavior: "b".to_owned(),
             violation_id: format!("violation-{}", self.violations),
             release_when_cleared,
+            lasts: self.lasts,
             trusted,
             known: 10,
-        })
+        }))
+    }
+
+    /// An alarm that finds other things in quarantine up to the cap.
+    fn alarm_without_room(&mut self) -> Vec<Effect> {
+        for other in OTHERS {
+            let effects = self.alarm(true, true, other.parse().unwrap());
+            assert!(effects.contains(&Effect::Enforce));
+        }
+        self.alarm(true, true, thing())
+    }
+
+    /// One of those others is let go, more than an hour later.
+    fn room(&mut self) -> Vec<Effect> {
+        self.seconds += 3600;
+        self.step(Event::OperatorRelease {
+            thing: OTHERS[0].parse().unwrap(),
+            who: "root".to_owned(),
+        });
+        let due = self.quarantine.next_expiry();
+        let effects = self.step(Event::Tick);
+        let acted = effects.contains(&Effect::Enforce);
+        assert!(
+            !acted || due.is_some_and(|due| due <= now(self.seconds, 0).monotonic),
+            "{due:?}"
+        );
+        effects
     }
 
     fn operator(&mut self, until: Option<UnixTime>) -> Vec<Effect> {
@@ -118,6 +150,10 @@ impl Site {
                 }
                 "named" => drop(self.write(&named(), Some(json!(true)))),
                 "edge" => drop(self.alarm(false, true, thing())),
+                "edge (lasts)" => {
+                    self.lasts = Some(Duration::from_secs(3600));
+                    self.alarm(false, true, thing());
+                }
                 "edge (clears)" => drop(self.alarm(true, true, thing())),
                 "operator" => drop(self.operator(None)),
                 "recovered" => drop(self.recovered()),
@@ -150,14 +186,30 @@ impl Site {
                 self.violations += 1;
                 self.alarm(false, true, thing())
             }
-            "alarm: cap reached" => {
-                for other in ["cam-2", "cam-3"] {
-                    assert!(
-                        self.alarm(false, true, other.parse().unwrap())
-                            .contains(&Effect::Enforce)
-                    );
-                }
-                self.alarm(false, true, thing())
+            "alarm: no room" => self.alarm_without_room(),
+            "alarm: no room, then room" => {
+                self.alarm_without_room();
+                self.room()
+            }
+            "alarm: no room, restart, then room" => {
+                self.alarm_without_room();
+                self.restart();
+                self.room()
+            }
+            "alarm: no room, alarm cleared, then room" => {
+                self.alarm_without_room();
+                assert_eq!(self.cleared(false), [Effect::Persist]);
+                self.room()
+            }
+            "alarm: no room, operator: release, then room" => {
+                self.alarm_without_room();
+                self.release();
+                self.room()
+            }
+            "alarm: no room, named: false, then room" => {
+                self.alarm_without_room();
+                self.write(&named(), Some(json!(false)));
+                self.room()
             }
             "alarm cleared" => self.cleared(false),
             "alarm cleared: by the cut itself" => self.cleared(true),

@@ -30,7 +30,7 @@ impl Shadows {
         let trusted = from == Destination::IotCore && !self.by_manager;
         match step {
             ShadowStep::GetAccepted if trusted => {
-                self.reading.take_if(|way| way.place == place);
+                self.reading.remove(&place);
                 self.read(place, payload, now)
             }
             // Another client's request may be refused for reasons of its own; only that there is no document is the
@@ -38,11 +38,12 @@ impl Shadows {
             ShadowStep::GetRejected if trusted => {
                 let (code, words) = refusal(payload);
                 if code == Some(404) {
-                    self.reading.take_if(|way| way.place == place);
+                    self.reading.remove(&place);
                     self.read_works(&place, now);
                     return Some(Heard::Document(place, Box::new(ShadowReading::NotFound)));
                 }
-                self.reading.take_if(|way| is_ours(way, &place, payload))?;
+                self.reading.get(&place).filter(|way| is_ours(way, &place, payload))?;
+                self.reading.remove(&place);
                 self.not_read(place, &format!("it cannot be read: {words}"), now);
                 None
             }
@@ -72,26 +73,29 @@ impl Shadows {
         result: &Result<(), NucleusError>,
         now: Monotonic,
     ) -> Option<Vec<Heard>> {
-        let is_it = |way: &Option<UnderWay>| way.as_ref().is_some_and(|way| way.token == token);
-        let (is_read, is_update) = (is_it(&self.reading), is_it(&self.sending));
-        if !is_read && !is_update {
+        let read = self.reading_with(token);
+        let is_update = self.sending.as_ref().is_some_and(|way| way.token == token);
+        if read.is_none() && !is_update {
             return None;
         }
         let Err(error) = result else {
             return Some(Vec::new()); // the answer comes by itself
         };
         self.failed(&error.to_string(), now);
-        let way = if is_read {
-            self.reading.take()
-        } else {
-            self.sending.take()
-        }?;
-        self.to_read.add(way.place.clone(), ());
-        Some(if is_read {
-            Vec::new()
-        } else {
-            vec![Heard::NotSent(way.place)]
-        })
+        if let Some(place) = read {
+            self.reading.remove(&place);
+            self.to_read.add(place, ());
+            return Some(Vec::new());
+        }
+        let place = self.sending.take()?.place;
+        self.to_read.add(place.clone(), ());
+        Some(vec![Heard::NotSent(place)])
+    }
+
+    /// The document that is read under this token.
+    fn reading_with(&self, token: Token) -> Option<Place> {
+        let way = self.reading.values().find(|way| way.token == token)?;
+        Some(way.place.clone())
     }
 
     /// ShadowManager answered a read.
@@ -101,7 +105,8 @@ impl Shadows {
         result: Result<Vec<u8>, NucleusError>,
         now: Monotonic,
     ) -> Option<Heard> {
-        let place = self.reading.take_if(|way| way.token == token)?.place;
+        let place = self.reading_with(token)?;
+        self.reading.remove(&place);
         match result {
             Ok(document) => self.read(place, &document, now),
             Err(NucleusError::NotFound { .. }) => {
@@ -163,17 +168,21 @@ impl Shadows {
         self.to_read.add(place, ());
     }
 
-    /// A read was not answered. Either nothing is heard any more, or this document does not get through (nucleus lite
+    /// Reads were not answered. Either nothing is heard any more, or these documents do not get through (nucleus lite
     /// does not deliver more than about 4,900 bytes), as others do.
-    pub(super) fn read_unanswered(&mut self, place: Place, now: Monotonic) -> Option<Heard> {
-        let only_this_one = self.answered && self.to_read.is_failing(&place);
-        let words = if only_this_one {
-            "reading it is not answered, others are (nucleus lite does not deliver documents above about 4,900 bytes)"
-        } else {
-            "reading it was not answered"
-        };
-        self.not_read(place, words, now);
-        if only_this_one {
+    pub(super) fn reads_unanswered(&mut self, places: Vec<Place>, now: Monotonic) -> Option<Heard> {
+        let mut silent = false;
+        for place in places {
+            let only_this_one = self.answered && self.to_read.is_failing(&place);
+            silent |= !only_this_one;
+            let words = if only_this_one {
+                "reading it is not answered, others are (nucleus lite does not deliver documents above about 4,900 bytes)"
+            } else {
+                "reading it was not answered"
+            };
+            self.not_read(place, words, now);
+        }
+        if !silent {
             return None;
         }
         self.answered = false;

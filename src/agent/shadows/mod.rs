@@ -1,8 +1,8 @@
 //! The shadow protocol: what to subscribe to, which document to read next, which update to send. Decides nothing about
 //! quarantine, keeps no clock, sends nothing itself.
 //!
-//! A message on a shadow topic only says that it is worth reading the document; nothing in it is acted on. One read and
-//! one update are under way at a time: nucleus lite fails at the eleventh publish not yet acknowledged.
+//! A message on a shadow topic only says that it is worth reading the document; nothing in it is acted on. One update
+//! and as many reads are under way at a time as the nucleus takes ([`reads_at_once`]).
 
 mod hear;
 mod turns;
@@ -13,15 +13,15 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::config::{QuarantineShadow, ShadowSource};
-use crate::greengrass::Destination;
 use crate::greengrass::link::{Command, Token};
 use crate::greengrass::topic::{self, ShadowName, ShadowStep};
+use crate::greengrass::{Destination, NucleusKind};
 use crate::model::{Monotonic, ThingName};
 use crate::quarantine::{ShadowReading, ShadowRef};
 
 use super::Tokens;
 use super::subscriptions::Filter;
-use turns::Turns;
+use turns::{NOBODY, Turns};
 
 /// A read or an update not answered by then is tried again.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -39,6 +39,17 @@ const MOST_EXACT: usize = 16;
 const TOKEN_PREFIX: &str = "edge-warden-";
 /// Documents in trouble that `status` names.
 const MOST_NAMED: usize = 8;
+
+/// How many documents may be asked for before the first has come. Nucleus lite fails at the eleventh publish that is not
+/// acknowledged, and all of the device's components share it: one. AWS IoT Core takes 100 publishes a second of one
+/// connection (AWS IoT Core quotas, "Publish requests per second per connection"); an answer takes some 50 ms there.
+pub(super) fn reads_at_once(kind: NucleusKind) -> usize {
+    match kind {
+        NucleusKind::Lite => 1,
+        NucleusKind::Classic => 4,
+        NucleusKind::Standalone => 64,
+    }
+}
 
 /// One shadow document of one thing.
 pub(super) type Place = (ThingName, ShadowRef);
@@ -76,9 +87,12 @@ pub(super) struct Shadows {
     named: Option<ShadowName>,
     by_manager: bool,
     places: BTreeSet<Place>,
+    /// The subscriptions that bring wake-ups and answers of `places`.
+    filters: BTreeSet<Filter>,
     to_read: Turns<()>,
     to_send: Turns<Value>,
-    reading: Option<UnderWay>,
+    most_reads: usize,
+    reading: BTreeMap<Place, UnderWay>,
     sending: Option<UnderWay>,
     /// After a failure that concerns all documents: the next wait, and its end.
     wait: Duration,
@@ -95,15 +109,17 @@ pub(super) struct Shadows {
 }
 
 impl Shadows {
-    pub(super) fn new(settings: &QuarantineShadow, now: Monotonic) -> Self {
+    pub(super) fn new(settings: &QuarantineShadow, most_reads: usize, now: Monotonic) -> Self {
         Self {
             classic: settings.classic,
             named: named(settings),
             by_manager: settings.source == ShadowSource::ShadowManager,
             places: BTreeSet::new(),
+            filters: BTreeSet::new(),
             to_read: Turns::new(),
             to_send: Turns::new(),
-            reading: None,
+            most_reads,
+            reading: BTreeMap::new(),
             sending: None,
             wait: FIRST_WAIT,
             not_before: now,
@@ -124,8 +140,10 @@ impl Shadows {
         self.named = named(settings);
         if by_manager != self.by_manager {
             // another source answers now, and may say something else
-            (self.reading, self.sending, self.error) = (None, None, None);
+            (self.sending, self.error) = (None, None);
+            self.reading.clear();
             self.by_manager = by_manager;
+            self.filters = self.filters_wanted();
             self.read_all();
         }
         self.set_things(&things);
@@ -142,6 +160,7 @@ impl Shadows {
         }
         let was_exact = self.is_exact();
         let before = std::mem::replace(&mut self.places, places);
+        self.filters = self.filters_wanted();
         if was_exact != self.is_exact() {
             // between the old subscriptions and the new ones changes go unheard
             self.read_all();
@@ -152,7 +171,7 @@ impl Shadows {
         self.to_read.retain(&self.places);
         self.to_send.retain(&self.places);
         self.trouble.retain(|(place, _), _| self.places.contains(place));
-        self.reading.take_if(|way| !self.places.contains(&way.place));
+        self.reading.retain(|place, _| self.places.contains(place));
         self.sending.take_if(|way| !self.places.contains(&way.place));
     }
 
@@ -177,7 +196,11 @@ impl Shadows {
     }
 
     /// The subscriptions that bring wake-ups and answers.
-    pub(super) fn filters(&self) -> BTreeSet<Filter> {
+    pub(super) fn filters(&self) -> &BTreeSet<Filter> {
+        &self.filters
+    }
+
+    fn filters_wanted(&self) -> BTreeSet<Filter> {
         let from = if self.by_manager {
             Destination::Local
         } else {
@@ -217,13 +240,12 @@ impl Shadows {
         if self.places.is_empty() {
             return None;
         }
-        let under_way = [&self.reading, &self.sending]
-            .into_iter()
-            .flatten()
-            .map(|way| way.until)
-            .min();
-        let to_read = self.to_read.next_due().filter(|_| self.reading.is_none());
-        let to_send = self.to_send.next_due().filter(|_| self.sending.is_none());
+        let under_way = self.reading.values().chain(&self.sending).map(|way| way.until).min();
+        let to_read = self
+            .to_read
+            .next_due_but(&self.reading)
+            .filter(|_| self.reading.len() < self.most_reads);
+        let to_send = self.to_send.next_due_but(&NOBODY).filter(|_| self.sending.is_none());
         let waiting = [to_read, to_send]
             .into_iter()
             .flatten()
@@ -244,11 +266,9 @@ impl Shadows {
         tokens: &mut Tokens,
     ) -> (Vec<Command>, Vec<Heard>) {
         let mut heard = Vec::new();
-        if self.reading.as_ref().is_some_and(|way| way.until <= now)
-            && let Some(way) = self.reading.take()
-        {
-            heard.extend(self.read_unanswered(way.place, now));
-        }
+        let unanswered = self.reading.extract_if(.., |_, way| way.until <= now);
+        let unanswered: Vec<Place> = unanswered.map(|(place, _)| place).collect();
+        heard.extend(self.reads_unanswered(unanswered, now));
         if self.sending.as_ref().is_some_and(|way| way.until <= now)
             && let Some(way) = self.sending.take()
         {
@@ -263,12 +283,12 @@ impl Shadows {
             return (Vec::new(), heard);
         }
         let mut commands = Vec::new();
-        if self.reading.is_none()
-            && let Some((place, ())) = self.to_read.next(now)
+        while self.reading.len() < self.most_reads
+            && let Some((place, ())) = self.to_read.next_but(now, &self.reading)
         {
-            let way = self.under_way(place, now, tokens);
+            let way = self.under_way(place.clone(), now, tokens);
             commands.push(self.get(&way));
-            self.reading = Some(way);
+            self.reading.insert(place, way);
         }
         if self.sending.is_none()
             && let Some((place, mut update)) = self.to_send.next(now)
@@ -388,7 +408,7 @@ impl Shadows {
             "documents": self.places.len(),
             "toRead": self.to_read.len(),
             "toSend": self.to_send.len(),
-            "underWay": usize::from(self.reading.is_some()) + usize::from(self.sending.is_some()),
+            "underWay": self.reading.len() + usize::from(self.sending.is_some()),
             "malformed": self.malformed,
             "error": self.error,
             "inTrouble": self.trouble.len(),

@@ -63,7 +63,12 @@ struct Bench {
 
 impl Bench {
     fn new(settings: &QuarantineShadow, things: &BTreeSet<ThingName>) -> Self {
-        let mut shadows = Shadows::new(settings, at(0));
+        Self::reading(settings, things, 1)
+    }
+
+    /// As [`Bench::new`], on a nucleus that takes several reads at a time.
+    fn reading(settings: &QuarantineShadow, things: &BTreeSet<ThingName>, at_once: usize) -> Self {
+        let mut shadows = Shadows::new(settings, at_once, at(0));
         shadows.set_things(things);
         Self {
             shadows,
@@ -195,13 +200,50 @@ fn every_document_is_read_once_one_at_a_time_and_only_while_subscribed() {
 }
 
 #[test]
+fn several_documents_are_asked_for_at_once_where_the_nucleus_takes_it_each_once() {
+    let mut bench = Bench::reading(&classic(), &many(10), 4);
+    let first: Vec<String> = bench.what();
+    assert_eq!(first.len(), 4);
+    assert!(bench.asked().is_empty(), "no more before one has come");
+    assert_eq!(bench.next_wake(), 10, "and no busy loop meanwhile");
+    // one that changes while it is read is read again afterwards, not beside itself
+    bench.message("t001/shadow/update/accepted", &json!({}));
+    assert!(bench.accept("t001").is_some());
+    assert_eq!(bench.what(), ["t004/shadow/get"]);
+    assert!(bench.accept("t000").is_some());
+    assert_eq!(bench.what(), ["t005/shadow/get"]);
+    let mut read = vec!["t002", "t003", "t004", "t005"];
+    while let Some(thing) = read.pop() {
+        assert!(bench.accept(thing).is_some());
+        bench.what();
+    }
+    for thing in ["t006", "t007", "t008", "t009", "t001"] {
+        assert!(bench.accept(thing).is_some(), "{thing}");
+        bench.what();
+    }
+    assert_eq!(bench.shadows.status()["underWay"], 0);
+    assert_eq!(bench.shadows.status()["toRead"], 0);
+}
+
+#[test]
+fn several_reads_that_are_not_answered_are_one_silence() {
+    let mut bench = Bench::reading(&classic(), &many(4), 4);
+    assert_eq!(bench.what().len(), 4);
+    bench.now = 10;
+    let (asked, heard) = bench.step();
+    assert!(asked.is_empty(), "{asked:?}");
+    assert_eq!(heard, [Heard::Silent]);
+    assert_eq!(bench.next_wake(), 12, "the first wait, not the fourth");
+}
+
+#[test]
 fn nothing_waits_in_a_busy_loop_for_subscriptions() {
     let mut bench = Bench::new(&classic(), &things(&["a"]));
     assert_eq!(bench.shadows.next_wake(false), Some(at(300)), "the first heartbeat");
     assert_eq!(bench.next_wake(), 0, "subscribed: there is something to read");
     bench.one();
     assert_eq!(bench.next_wake(), 10, "until it is answered, or not");
-    assert_eq!(Shadows::new(&classic(), at(0)).next_wake(true), None);
+    assert_eq!(Shadows::new(&classic(), 1, at(0)).next_wake(true), None);
 }
 
 #[test]
@@ -274,7 +316,13 @@ fn more_documents_than_streams_share_wildcards_and_are_read_again_after_the_chan
     )));
     bench.read_everything_named();
     bench.shadows.set_things(&many(MOST_EXACT / 2 + 1));
-    let wild: Vec<String> = bench.shadows.filters().into_iter().map(|(_, filter)| filter).collect();
+    let wild: Vec<String> = bench
+        .shadows
+        .filters()
+        .iter()
+        .cloned()
+        .map(|(_, filter)| filter)
+        .collect();
     assert_eq!(
         wild,
         [
@@ -545,7 +593,7 @@ fn what_is_no_document_is_counted_and_changes_nothing() {
 #[test]
 fn with_shadow_manager_messages_are_hints_and_nothing_more() {
     let mut bench = Bench::new(&by_manager(), &things(&["a"]));
-    let filters: Vec<_> = bench.shadows.filters().into_iter().collect();
+    let filters: Vec<_> = bench.shadows.filters().iter().cloned().collect();
     assert_eq!(
         filters,
         [(Destination::Local, "$aws/things/a/shadow/+/accepted".to_owned())]

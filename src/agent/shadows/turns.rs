@@ -2,6 +2,7 @@
 //! as it likes; neither may keep the others waiting.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::time::Duration;
 
 use super::{FIRST_WAIT, LONGEST_WAIT, Place};
@@ -13,6 +14,9 @@ struct Pause {
     wait: Duration,
     until: Monotonic,
 }
+
+/// Nobody is being served.
+pub(super) const NOBODY: BTreeMap<Place, ()> = BTreeMap::new();
 
 #[derive(Debug)]
 pub(super) struct Turns<T> {
@@ -44,23 +48,42 @@ impl<T> Turns<T> {
 
     /// Whose turn it is.
     pub(super) fn next(&mut self, now: Monotonic) -> Option<(Place, T)> {
-        let ready = |place: &&Place| self.pauses.get(*place).is_none_or(|pause| pause.until <= now);
-        let behind = |place: &&Place| self.last.as_ref().is_some_and(|last| *place > last);
-        let first_behind = self.waiting.keys().filter(behind).find(ready);
+        self.next_but(now, &NOBODY)
+    }
+
+    /// Whose turn it is, those aside that are being served.
+    pub(super) fn next_but<U>(&mut self, now: Monotonic, served: &BTreeMap<Place, U>) -> Option<(Place, T)> {
+        let ready = |place: &&Place| {
+            self.pauses.get(*place).is_none_or(|pause| pause.until <= now) && !served.contains_key(*place)
+        };
+        let behind = match &self.last {
+            Some(last) => (Bound::Excluded(last), Bound::Unbounded),
+            None => (Bound::Unbounded, Bound::Unbounded),
+        };
+        let first_behind = self
+            .waiting
+            .range::<Place, _>(behind)
+            .map(|(place, _)| place)
+            .find(ready);
         let place = first_behind.or_else(|| self.waiting.keys().find(ready))?.clone();
         let what = self.waiting.remove(&place)?;
         self.last = Some(place.clone());
         Some((place, what))
     }
 
-    /// The earliest moment at which it can be somebody's turn.
-    pub(super) fn next_due(&self) -> Option<Monotonic> {
-        let due = |place| {
-            self.pauses
-                .get(place)
-                .map_or(Monotonic(Duration::ZERO), |pause| pause.until)
-        };
-        self.waiting.keys().map(due).min()
+    /// The earliest moment at which it can be the turn of one that is not being served.
+    pub(super) fn next_due_but<U>(&self, served: &BTreeMap<Place, U>) -> Option<Monotonic> {
+        let waits = |place: &Place| self.waiting.contains_key(place);
+        let busy = served.keys().filter(|place| waits(place)).count();
+        let pauses = self.pauses.iter();
+        let pausing: Vec<Monotonic> = pauses
+            .filter(|(place, _)| waits(place) && !served.contains_key(*place))
+            .map(|(_, pause)| pause.until)
+            .collect();
+        if self.waiting.len() > busy + pausing.len() {
+            return Some(Monotonic(Duration::ZERO));
+        }
+        pausing.into_iter().min()
     }
 
     /// It failed by itself: leave it alone for a while, longer each time.

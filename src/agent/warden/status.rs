@@ -1,8 +1,12 @@
 //! What the warden says about itself: `quarantine list`, `why`, `plan`, `status`.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 
-use super::{Backend, Warden};
+use super::Warden;
+use super::backend::Backend;
+use super::rules::Counters;
 use crate::model::ThingName;
 use crate::quarantine::{Enforcement, Held, Verdict};
 
@@ -17,6 +21,7 @@ impl Warden {
                 Backend::None(why) => json!({"none": why}),
             },
             "quarantined": self.decision.len(),
+            "alarmsWaiting": self.quarantine.waiting().count(),
             "mended": self.mended,
             "auditLinesLost": self.audit.lost(),
             "lan": {
@@ -51,34 +56,37 @@ impl Warden {
 
     /// Every thing with a cause, and how it stands.
     pub(in crate::agent) fn list(&mut self) -> Value {
-        self.read_back();
-        self.quarantine
-            .causes()
-            .keys()
-            .map(|thing| self.describe(thing))
-            .collect()
+        self.read_back(Counters::Fresh);
+        let causes = self.quarantine.causes();
+        let things: BTreeSet<&ThingName> = causes.keys().chain(self.quarantine.waiting()).collect();
+        things.into_iter().map(|thing| self.describe(thing)).collect()
     }
 
     /// One thing: its causes, what was decided, what the kernel holds.
     pub(in crate::agent) fn why(&mut self, thing: &ThingName) -> Value {
-        self.read_back();
+        self.read_back(Counters::Fresh);
         self.describe(thing)
     }
 
     fn describe(&self, thing: &ThingName) -> Value {
         let causes: Vec<Value> = self
             .quarantine
-            .causes()
-            .get(thing)
+            .causes_of(thing)
             .into_iter()
             .flatten()
             .map(|(key, cause)| json!({"cause": key.to_string(), "detail": cause}))
+            .collect();
+        let waiting: Vec<Value> = self
+            .quarantine
+            .waiting_of(thing)
+            .map(|(key, why)| json!({"cause": key.to_string(), "why": why}))
             .collect();
         let identity = self.identities.get(thing);
         let enforced = self.enforced.get(thing);
         json!({
             "thing": thing,
             "causes": causes,
+            "alarmsWaiting": waiting,
             "decision": match self.decision.get(thing) {
                 None => json!("not quarantined"),
                 Some(Verdict::Cut(subject)) => json!({

@@ -7,6 +7,7 @@ fn cause(until: Option<u64>) -> Cause {
         since: UnixTime::from_seconds(1_795_370_400),
         until: until.map(UnixTime::from_seconds),
         reason: None,
+        who: None,
         violation_id: None,
         release_when_cleared: false,
     }

@@ -3,8 +3,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
 use super::*;
-use crate::model::{Monotonic, UnixTime};
-use crate::quarantine::{EdgeCap, Event, Now, Posture, Quarantine};
+use crate::model::{Monotonic, Now, UnixTime};
+use crate::quarantine::{EdgeCap, Event, Posture, Quarantine};
 
 /// A state in which the operator holds these things.
 fn state(things: &[&str]) -> Stored {
@@ -136,6 +136,33 @@ fn a_write_torn_anywhere_leaves_the_old_or_the_new_state() {
 }
 
 #[test]
+fn a_first_start_cut_anywhere_is_a_first_start_or_a_state() {
+    let whole = encode(0, &Stored::nobody()).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let put = |name: &str, bytes: &[u8]| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        std::fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+    };
+    // the first slot is being made under another name
+    for cut in 0..=whole.len() {
+        put("quarantine.a.new", &whole[..cut]);
+        let loaded = Store::read(directory.path()).unwrap();
+        assert!(loaded.stored.is_none() && loaded.damage.is_none(), "byte {cut}");
+    }
+    // it has its name, and the second is being made
+    std::fs::remove_file(directory.path().join("quarantine.a.new")).unwrap();
+    put("quarantine.a", &whole);
+    for cut in 0..=whole.len() {
+        put("quarantine.b.new", &whole[..cut]);
+        assert_eq!(held(&Store::read(directory.path()).unwrap()), [""; 0], "byte {cut}");
+    }
+    let (mut store, _) = Store::open(directory.path()).unwrap();
+    assert!(matches!(store.save(&state(&["cam-1"])).unwrap(), Saved::Both));
+    assert_eq!(held(&Store::read(directory.path()).unwrap()), ["cam-1"]);
+}
+
+#[test]
 fn the_write_after_a_torn_one_repairs_it_and_spares_the_good_slot() {
     let (directory, _) = store_with(&["cam-1"]);
     std::fs::write(slot_path(directory.path(), 1), "torn").unwrap();
@@ -185,10 +212,10 @@ fn a_file_of_the_first_version_is_read_whole() {
 #[test]
 fn a_file_of_a_later_version_is_refused_and_left_alone() {
     let (directory, _) = store_with(&["cam-1"]);
-    let later = slot_of(r#"{"schemaVersion":2,"everything":"is different"}"#);
+    let later = slot_of(r#"{"schemaVersion":3,"everything":"is different"}"#);
     put(directory.path(), 1, &later);
     let error = Store::open(directory.path()).unwrap_err();
-    assert!(matches!(error, StoreError::NewerSchema { found: 2, .. }), "{error}");
+    assert!(matches!(error, StoreError::NewerSchema { found: 3, .. }), "{error}");
     assert!(error.to_string().contains("install the newer version again"));
     assert_eq!(std::fs::read(slot_path(directory.path(), 1)).unwrap(), later);
 }

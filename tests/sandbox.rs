@@ -1,0 +1,163 @@
+//! What the agent can no longer do once it runs. Privileges belong to threads, so each test gives up its own thread's.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test may stop at the first surprise"
+)]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::ErrorKind;
+use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::thread;
+
+use edge_warden::config::Config;
+use edge_warden::sandbox::{self, Access, Files, Needs, Privilege, Surroundings};
+use serde_json::json;
+use support::binary::{Agent, command};
+use support::nucleus::{Settings, TestNucleus};
+
+/// Lines of `/proc/PID/status` (proc_pid_status(5)).
+fn status_of(path: &str) -> BTreeMap<String, String> {
+    let text = fs::read_to_string(path).unwrap();
+    text.lines()
+        .filter_map(|line| line.split_once(':'))
+        .map(|(key, value)| (key.to_owned(), value.trim().to_owned()))
+        .collect()
+}
+
+/// `CAP_NET_ADMIN` is bit 12 (linux/capability.h).
+const NET_ADMIN: u64 = 1 << 12;
+
+fn set(status: &BTreeMap<String, String>, name: &str) -> u64 {
+    u64::from_str_radix(&status[name], 16).unwrap()
+}
+
+#[test]
+fn the_running_agent_holds_what_the_documentation_promises() {
+    let dir = tempfile::tempdir().unwrap();
+    let agent = Agent::spawn(
+        command(&["run", "--standalone", dir.path().to_str().unwrap()]),
+        &dir.path().join("control.sock"),
+    );
+    let told = agent.wait_status("what it gave up", |status| {
+        status["privileges"].is_object().then(|| status["privileges"].clone())
+    });
+    assert_eq!(
+        told["capabilities"].as_object().unwrap().keys().collect::<Vec<_>>(),
+        ["CAP_NET_ADMIN"],
+        "{told:#}"
+    );
+    assert_eq!(told["files"], json!({"state": "restricted"}));
+    // every thread, not only the first
+    let threads = fs::read_dir(format!("/proc/{}/task", agent.pid())).unwrap();
+    let threads: Vec<PathBuf> = threads.map(|entry| entry.unwrap().path()).collect();
+    assert!(threads.len() > 1, "{threads:?}");
+    for thread in threads {
+        let status = status_of(thread.join("status").to_str().unwrap());
+        for name in ["CapPrm", "CapEff", "CapBnd"] {
+            assert_eq!(set(&status, name), NET_ADMIN, "{name} of {}", thread.display());
+        }
+        for name in ["CapInh", "CapAmb"] {
+            assert_eq!(set(&status, name), 0, "{name} of {}", thread.display());
+        }
+        assert_eq!(status["NoNewPrivs"], "1");
+    }
+}
+
+/// The first start on a nucleus does not know yet which files it will need; the next does.
+#[test]
+fn on_a_nucleus_files_are_restricted_from_the_second_start_on() {
+    let nucleus = TestNucleus::start(Settings {
+        configuration: support::binary::configuration(json!({})),
+        ..Settings::classic()
+    });
+    let dir = tempfile::tempdir().unwrap();
+    for (start, files) in [(1, "nextStart"), (2, "restricted")] {
+        let mut agent = Agent::start(&nucleus, dir.path(), 1);
+        let told = agent.wait_status("what it gave up", |status| {
+            status["privileges"].is_object().then(|| status["privileges"].clone())
+        });
+        assert_eq!(told["files"]["state"], files, "start {start}: {told:#}");
+        assert_eq!(agent.terminate().0, 0);
+    }
+}
+
+fn surroundings(state: &std::path::Path) -> Surroundings {
+    Surroundings {
+        written: vec![state.to_owned()],
+        ..Surroundings::default()
+    }
+}
+
+#[test]
+fn only_what_is_needed_stays_open() {
+    let state = tempfile::tempdir().unwrap();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let other = elsewhere.path().join("file");
+    fs::write(&other, "secret").unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap();
+    // all of it works before, as root
+    assert!(fs::read("/etc/shadow").is_ok() && fs::read(&other).is_ok() && TcpStream::connect(port).is_ok());
+    let state_dir = state.path().to_owned();
+    thread::spawn(move || {
+        let entered = sandbox::enter(&Needs::of(&Config::default(), &surroundings(&state_dir))).unwrap();
+        assert_eq!(entered.files, Files::Restricted);
+        let denied = |result: std::io::Result<()>, what: &str| {
+            assert_eq!(result.unwrap_err().kind(), ErrorKind::PermissionDenied, "{what}");
+        };
+        denied(fs::read("/etc/shadow").map(drop), "read /etc/shadow");
+        denied(fs::read(&other).map(drop), "read a file that is not ours");
+        denied(fs::write(&other, "x"), "write it");
+        denied(fs::remove_file(&other), "remove it");
+        denied(
+            fs::write("/proc/sys/net/ipv4/ip_forward", "1"),
+            "change the kernel's settings",
+        );
+        denied(
+            std::process::Command::new("/bin/true").spawn().map(drop),
+            "start a program",
+        );
+        denied(TcpListener::bind("127.0.0.1:0").map(drop), "listen");
+        denied(TcpStream::connect(port).map(drop), "connect");
+        // and the work goes on
+        fs::write(state_dir.join("a"), "b").unwrap();
+        fs::rename(state_dir.join("a"), state_dir.join("c")).unwrap();
+        assert!(fs::read_to_string("/proc/net/dev").unwrap().contains("lo:"));
+        let status = status_of("/proc/thread-self/status");
+        assert_eq!(set(&status, "CapEff"), NET_ADMIN);
+    })
+    .join()
+    .unwrap();
+}
+
+#[test]
+fn a_configuration_that_needs_more_says_so() {
+    let needs = |value| {
+        let config = edge_warden::config::load_component(value, "/".as_ref(), edge_warden::config::Mode::Standalone);
+        Needs::of(&config.unwrap(), &surroundings("/var/lib/edge-warden".as_ref()))
+    };
+    let plain = needs(json!({}));
+    let leases = needs(json!({"discovery": {"leases": [
+        {"path": "/var/lib/misc/dnsmasq.leases", "format": "dnsmasq", "thingName": "{hostname}"},
+        {"path": "/etc/leases", "format": "dnsmasq", "thingName": "{hostname}"},
+    ]}}));
+    assert!(plain.beyond(&leases).is_empty());
+    let lacking = leases.beyond(&plain);
+    assert_eq!(lacking.len(), 3, "{lacking:?}");
+    assert!(lacking.contains(&"/var/lib/misc".to_owned()) && lacking.contains(&"/etc/leases".to_owned()));
+    assert!(leases.privileges.contains_key(&Privilege::ReadOtherUsersFiles));
+    assert_eq!(
+        leases.paths.as_ref().unwrap()[&PathBuf::from("/var/lib/misc")],
+        Access::Read
+    );
+    // the first start on a nucleus may do whatever a configuration could need
+    let first = Needs::of_any_configuration();
+    assert!(leases.beyond(&first).is_empty());
+}
