@@ -50,7 +50,7 @@ test: ## every test: lints, unit, golden, scenario, network namespaces (root), t
 	$(PYTHON) tests/cross/cbor_check.py tests/golden/report
 
 bench: package ## benchmarks: criterion for the pure parts, whole-process ones for quarantine (root)
-	cargo bench --bench report
+	cargo bench --bench report --bench detect
 	scripts/as-root.sh env EDGE_WARDEN_BINARY=$(CURDIR)/$(PACKAGED) cargo bench --bench quarantine_latency
 
 deploy-local: package ## deploy to a nucleus on this machine (greengrass-cli or ggl-cli, whichever is there)

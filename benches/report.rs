@@ -25,6 +25,7 @@ fn reading(connections: u32) -> ThingReading {
     ThingReading {
         traffic: Ok(Counters::default()),
         established: Ok((0..connections).map(connection).collect()),
+        established_unlisted: 0,
         listening_tcp: Ok((1..=50).map(port).collect()),
         listening_udp: Ok((1..=10).map(port).collect()),
         custom: BTreeMap::new(),

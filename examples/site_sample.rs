@@ -21,8 +21,8 @@ use std::time::{Duration, Instant};
 use edge_warden::agent::site::source::{KernelSite, SiteAsk, SiteSource};
 use edge_warden::collect::{HostCollector, HostPaths};
 use edge_warden::config::AutoOr;
-use edge_warden::devices::{ConfiguredDevice, Now, Observation, Registry};
-use edge_warden::model::{MacAddress, Monotonic, UnixTime};
+use edge_warden::devices::{ConfiguredDevice, Observation, Registry};
+use edge_warden::model::{MacAddress, Monotonic, Now, UnixTime};
 use nix::sched::{CloneFlags, unshare};
 
 const ROUNDS: u32 = 5;
@@ -45,7 +45,7 @@ fn address(device: u32) -> Ipv4Addr {
 
 fn measure(devices: u32, flows: u32) {
     let now = Now {
-        unix: UnixTime(1_800_000_000_000),
+        wall: UnixTime(1_800_000_000_000),
         monotonic: Monotonic(Duration::from_secs(1)),
     };
     let configured: Vec<ConfiguredDevice> = (0..devices)
@@ -70,6 +70,7 @@ fn measure(devices: u32, flows: u32) {
     let mut site = KernelSite::new("/proc");
     let mut host = HostCollector::new(HostPaths::default());
     let ask = |flows| SiteAsk {
+        ownership: edge_warden::firewall::TableOwnership::Auto,
         lan: AutoOr::Auto,
         macs: macs.clone(),
         distrust: false,

@@ -69,9 +69,17 @@ setup_test() {
     has ethtool || [ -x /sbin/ethtool ] || missing+=(ethtool)
     has tcpdump || [ -x /usr/bin/tcpdump ] || missing+=(tcpdump)
     has dnsmasq || [ -x /usr/sbin/dnsmasq ] || missing+=(dnsmasq-base)
+    has udhcpc || [ -x /sbin/udhcpc ] || missing+=(udhcpc)
     has systemd-analyze || missing+=(systemd)
     has ping || missing+=(iputils-ping)
-    install_packages "${missing[@]}"
+    has openssl || missing+=(openssl)
+    if has mosquitto || [ -x /usr/sbin/mosquitto ]; then
+        install_packages "${missing[@]}"
+    else
+        install_packages "${missing[@]}" mosquitto
+        # the tests start brokers of their own; the package's one must not stay behind on a person's machine
+        if has systemctl; then as_root systemctl disable --now mosquitto >/dev/null 2>&1 || true; fi
+    fi
 }
 
 setup_venv() {

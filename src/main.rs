@@ -20,6 +20,8 @@ fn main() -> ExitCode {
         Command::Run(arguments) => cli::run::run(&arguments),
         Command::Report(arguments) => cli::report::run(&arguments),
         Command::Devices(arguments) => cli::devices::run(&arguments),
+        Command::Alarms(arguments) => cli::alarms::run(&arguments),
+        Command::Detect(arguments) => cli::detect::run(&arguments),
         Command::Status(arguments) => cli::status::run(&arguments),
         Command::CheckConfig(arguments) => cli::check_config::run(&arguments),
         Command::Doctor(arguments) => cli::doctor::run(&arguments),
@@ -27,6 +29,7 @@ fn main() -> ExitCode {
         Command::Quarantine(arguments) => cli::quarantine::run(&arguments),
         Command::Boot(arguments) => cli::boot::run(&arguments),
         Command::Purge(arguments) => cli::purge::purge(&arguments),
+        Command::MeasureCustom { state_dir } => cli::measure::run(&state_dir),
         Command::Completions { shell } => completions(shell),
     };
     let exit = ended.unwrap_or_else(|error| {

@@ -23,8 +23,8 @@ use edge_warden::collect::conntrack::{
 };
 use edge_warden::collect::neighbours::{self, Neighbour, NeighbourEvent, NeighbourState, NeighbourWatch};
 use edge_warden::devices::leases::{LeaseFormat, LeaseRule, parse};
-use edge_warden::devices::{Now, Observation, Registry};
-use edge_warden::model::{MacAddress, Monotonic, ThingName, UnixTime};
+use edge_warden::devices::{Observation, Registry};
+use edge_warden::model::{MacAddress, Monotonic, Now, ThingName, UnixTime};
 use nix::sched::{CloneFlags, setns, unshare};
 
 #[test]
@@ -300,7 +300,7 @@ fn a_real_connection_is_seen_by_both_sources_and_by_events() {
         }));
         let mut connections = Connections::default();
         table(|flow| connections.add(flow, lookup)).unwrap();
-        assert_eq!(connections.of(&cam).unwrap().answered_tcp, BTreeSet::from([port]));
+        assert_eq!(connections.of(&cam).unwrap().answered_tcp, [port].into_iter().collect());
         drop((out, done));
 
         run("conntrack -F 2>/dev/null");
@@ -321,7 +321,7 @@ fn a_real_connection_is_seen_by_both_sources_and_by_events() {
         );
         let seen = short.of(&cam).unwrap();
         assert!(seen.begun >= 2 && seen.destinations.count() == 1, "{seen:?}");
-        assert!(seen.answered_tcp.contains(&port));
+        assert!(seen.answered_tcp.contains(port));
         drop(connection);
     });
 }
@@ -485,7 +485,7 @@ fn random_macs_cost_a_fixed_amount_of_memory() {
         return;
     }
     let now = |seconds: u64| Now {
-        unix: UnixTime::from_seconds(seconds),
+        wall: UnixTime::from_seconds(seconds),
         monotonic: Monotonic(Duration::from_secs(seconds)),
     };
     let mut registry = Registry::new();

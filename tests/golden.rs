@@ -93,6 +93,7 @@ impl Case {
         let reading = ThingReading {
             traffic: measured(self.traffic, |traffic| traffic),
             established: measured(self.established, |all| all.into_iter().map(connection).collect()),
+            established_unlisted: 0,
             listening_tcp: ports(self.listening_tcp),
             listening_udp: ports(self.listening_udp),
             custom: self

@@ -26,8 +26,7 @@ use edge_warden::greengrass::link::{NucleusEvent, NucleusLink};
 use edge_warden::greengrass::{
     ComponentState, Destination, Incoming, IncomingSender, Nucleus, NucleusError, NucleusKind, SubscriptionId,
 };
-use edge_warden::model::{Counters, Missing, Monotonic, Reason, ThingName, UnixTime};
-use edge_warden::quarantine::Now;
+use edge_warden::model::{Counters, Missing, Monotonic, Now, Reason, ThingName, UnixTime};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
@@ -388,6 +387,7 @@ impl Running {
                 config,
                 config_error: None,
                 privileges: None,
+                helper: None,
                 boot_id,
                 state_dir: dir.clone(),
                 include_dir: dir.clone(),

@@ -58,6 +58,7 @@ impl HostMeter {
         ThingReading {
             traffic,
             established: sample.established(),
+            established_unlisted: 0,
             listening_tcp: sample.listening_tcp(),
             listening_udp: sample.listening_udp(),
             custom: BTreeMap::new(),

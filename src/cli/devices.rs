@@ -19,40 +19,14 @@ pub fn run(arguments: &args::Devices) -> anyhow::Result<Exit> {
     }
     let now = SystemClock::accelerated(1).wall().0;
     let list = |name: &str| devices.get(name).and_then(Value::as_array).into_iter().flatten();
-    let mut rows = plain_table();
-    rows.set_header(vec![
-        "THING",
-        "SOURCE",
-        "MAC",
-        "ADDRESSES",
-        "INTERFACE",
-        "SEEN",
-        "IN B/s",
-        "OUT B/s",
-        "CONNECTIONS",
-        "LAST REPORT",
-        "MARKS",
-    ]);
-    for thing in list("things") {
-        rows.add_row(vec![
-            words(thing.get("thing")),
-            words(thing.get("source")),
-            words(thing.get("macs")),
-            words(thing.get("addresses")),
-            place(thing),
-            seen(thing, now),
-            rate(thing, "/rates/bytesInPerSecond"),
-            rate(thing, "/rates/bytesOutPerSecond"),
-            connections(thing),
-            fate(thing),
-            words(thing.get("marks")),
-        ]);
-    }
-    writeln!(out, "{rows}")?;
-    for thing in list("things") {
-        for conflict in thing.get("conflicts").and_then(Value::as_array).into_iter().flatten() {
-            writeln!(out, "  {}: {}", words(thing.get("thing")), words(Some(conflict)))?;
-        }
+    let things: Vec<&Value> = list("things").collect();
+    if things.is_empty() {
+        writeln!(
+            out,
+            "NO LOCAL THINGS  no source names a device yet (configuration `devices`, registration, DHCP leases)"
+        )?;
+    } else {
+        print_things(&mut out, &things, now)?;
     }
     let more = devices.get("moreUnknown").and_then(Value::as_u64).unwrap_or_default();
     let unknown = list("unknown").count();
@@ -60,15 +34,20 @@ pub fn run(arguments: &args::Devices) -> anyhow::Result<Exit> {
     writeln!(out, "UNKNOWN DEVICES  {unknown}")?;
     if unknown > 0 {
         let mut rows = plain_table();
-        rows.set_header(vec!["MAC", "ADDRESSES", "INTERFACE", "SEEN", "MARKS"]);
+        let mut header = vec!["MAC", "ADDRESSES", "INTERFACE", "SEEN", "MARKS"];
+        let demanded = list("unknown").any(|device| device.get("quarantine").is_some());
+        header.extend(demanded.then_some("QUARANTINE"));
+        rows.set_header(header);
         for device in list("unknown") {
-            rows.add_row(vec![
+            let mut cells = vec![
                 words(device.get("mac")),
                 words(device.get("addresses")),
                 place(device),
                 seen(device, now),
                 words(device.get("marks")),
-            ]);
+            ];
+            cells.extend(demanded.then(|| words(device.get("quarantine"))));
+            rows.add_row(cells);
         }
         writeln!(out, "{rows}")?;
     }
@@ -84,6 +63,45 @@ pub fn run(arguments: &args::Devices) -> anyhow::Result<Exit> {
         )?;
     }
     Ok(Exit::Done)
+}
+
+fn print_things(out: &mut impl Write, things: &[&Value], now: u64) -> std::io::Result<()> {
+    let mut rows = plain_table();
+    rows.set_header(vec![
+        "THING",
+        "SOURCE",
+        "MAC",
+        "ADDRESSES",
+        "INTERFACE",
+        "SEEN",
+        "IN B/s",
+        "OUT B/s",
+        "CONNECTIONS",
+        "LAST REPORT",
+        "MARKS",
+    ]);
+    for thing in things {
+        rows.add_row(vec![
+            words(thing.get("thing")),
+            words(thing.get("source")),
+            words(thing.get("macs")),
+            words(thing.get("addresses")),
+            place(thing),
+            seen(thing, now),
+            rate(thing, "/rates/bytesInPerSecond"),
+            rate(thing, "/rates/bytesOutPerSecond"),
+            connections(thing),
+            fate(thing),
+            words(thing.get("marks")),
+        ]);
+    }
+    writeln!(out, "{rows}")?;
+    for thing in things {
+        for conflict in thing.get("conflicts").and_then(Value::as_array).into_iter().flatten() {
+            writeln!(out, "  {}: {}", words(thing.get("thing")), words(Some(conflict)))?;
+        }
+    }
+    Ok(())
 }
 
 fn words(value: Option<&Value>) -> String {

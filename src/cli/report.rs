@@ -117,7 +117,8 @@ fn print_document(out: &mut impl Write, thing: &ThingName, document: &Value) -> 
             .iter()
             .map(|port| number(port.get("port")).replace(' ', ""))
             .collect();
-        writeln!(out, "\n{title}  {}  {}", listed.len(), listed.join(" "))?;
+        let total = number(at(&format!("/metrics/listening_{block}_ports/total")));
+        writeln!(out, "\n{title}  {total}  {}", listed.join(" "))?;
     }
     let established = "/metrics/tcp_connections/established_connections";
     if let Some(connections) = at(&format!("{established}/connections")).and_then(Value::as_array) {
@@ -133,8 +134,12 @@ fn print_document(out: &mut impl Write, thing: &ThingName, document: &Value) -> 
             let remote = connection.get("remote_addr").and_then(Value::as_str).unwrap_or("-");
             writeln!(out, "  :{port} <-> {}", printable(remote))?;
         }
-        if connections.len() > SHOWN {
-            writeln!(out, "  and {} more (--format json has all)", connections.len() - SHOWN)?;
+        let total = at(&format!("{established}/total")).and_then(Value::as_u64);
+        let more = total
+            .unwrap_or_default()
+            .saturating_sub(connections.len().min(SHOWN) as u64);
+        if more > 0 {
+            writeln!(out, "  and {more} more (--format json lists {})", connections.len())?;
         }
     }
     Ok(())
@@ -215,7 +220,7 @@ fn print_table(report: &Report, reading: &ThingReading, seconds: u64) -> anyhow:
     }
     if let Some(connections) = report.established() {
         writeln!(out)?;
-        writeln!(out, "ESTABLISHED TCP  {}", connections.len())?;
+        writeln!(out, "ESTABLISHED TCP  {}", report.established_total())?;
         let mut rows = plain_table();
         for connection in connections.iter().take(SHOWN) {
             let interface = connection
@@ -232,8 +237,11 @@ fn print_table(report: &Report, reading: &ThingReading, seconds: u64) -> anyhow:
         if !connections.is_empty() {
             writeln!(out, "{rows}")?;
         }
-        if connections.len() > SHOWN {
-            writeln!(out, "  and {} more (--format json has all)", connections.len() - SHOWN)?;
+        let more = report
+            .established_total()
+            .saturating_sub(connections.len().min(SHOWN) as u64);
+        if more > 0 {
+            writeln!(out, "  and {more} more (--format json lists {})", connections.len())?;
         }
     }
     for (block, why) in missing(reading) {

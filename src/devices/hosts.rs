@@ -5,10 +5,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::identity::Move;
-use super::observation::Now;
 use crate::collect::Distinct;
 use crate::collect::neighbours::{BridgeEntry, Neighbour, NeighbourState};
-use crate::model::{MacAddress, Monotonic, UnixTime};
+use crate::model::{MacAddress, Monotonic, Now, UnixTime};
 
 /// Devices without a name that are listed.
 pub(super) const UNNAMED: usize = 1_024;
@@ -78,7 +77,7 @@ pub(super) struct Host {
 
 impl Host {
     fn see(&mut self, now: Now) {
-        self.last_seen = self.last_seen.max(now.unix);
+        self.last_seen = self.last_seen.max(now.wall);
         self.last_seen_monotonic = self.last_seen_monotonic.max(now.monotonic);
     }
 
@@ -106,7 +105,7 @@ impl Host {
         if self.moves.1 >= FLAPPING_MOVES {
             self.flapped = Some(now.monotonic);
         }
-        let at = now.unix;
+        let at = now.wall;
         self.last_move = Some(Move { from, to, at });
     }
 
@@ -287,7 +286,7 @@ impl Hosts {
         let idle = entry.idle.unwrap_or_default();
         let millis = u64::try_from(idle.as_millis()).unwrap_or(u64::MAX);
         host.see(Now {
-            unix: UnixTime(now.unix.0.saturating_sub(millis)),
+            wall: UnixTime(now.wall.0.saturating_sub(millis)),
             monotonic: Monotonic(now.monotonic.0.saturating_sub(idle)),
         });
         if host.interface.is_none() {
@@ -314,8 +313,8 @@ impl Hosts {
         self.hosts.insert(
             mac,
             Host {
-                first_seen: now.unix,
-                last_seen: now.unix,
+                first_seen: now.wall,
+                last_seen: now.wall,
                 last_seen_monotonic: now.monotonic,
                 interface: None,
                 port: None,

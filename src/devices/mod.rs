@@ -17,7 +17,7 @@ mod view;
 pub use changes::{Change, What};
 pub use identity::{BoundAddress, BoundMac, Conflict, Identity, IdentityTable, Move, Skipped, Source, UnknownDevice};
 pub use observation::{
-    BrokerPeer, ConfiguredDevice, MAX_REGISTERED_MACS, Now, Observation, Registration, RegistrationError,
+    BrokerPeer, ConfiguredDevice, MAX_REGISTERED_MACS, Observation, Registration, RegistrationError,
 };
 pub use registry::Registry;
 pub use view::{DevicesView, ThingRow, UnknownRow};

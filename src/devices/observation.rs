@@ -7,21 +7,12 @@ use serde::Deserialize;
 
 use super::leases::Lease;
 use crate::collect::neighbours::{BridgeEntry, Neighbour, NeighbourEvent};
-use crate::model::{MacAddress, Monotonic, ThingName, ThingNameError, UnixTime};
+use crate::model::{MacAddress, ThingName, ThingNameError};
 
 /// The most MAC addresses one thing may register.
 pub const MAX_REGISTERED_MACS: usize = 8;
 /// The longest registration message, in bytes.
 const MAX_REGISTRATION: usize = 4_096;
-
-/// Both clocks at one instant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Now {
-    /// For what people read, and for lease expiry.
-    pub unix: UnixTime,
-    /// For everything that is waited for.
-    pub monotonic: Monotonic,
-}
 
 /// A local thing as configured.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -8,10 +8,10 @@ use super::changes::{Change, changes};
 use super::hosts::{Hosts, Named};
 use super::identity::{IdentityTable, Skipped};
 use super::leases::Lease;
-use super::observation::{BrokerPeer, ConfiguredDevice, Now, Observation, Registration};
+use super::observation::{BrokerPeer, ConfiguredDevice, Observation, Registration};
 use super::resolve::resolve;
 use crate::collect::neighbours::{Neighbour, NeighbourEvent};
-use crate::model::{MacAddress, Monotonic, ThingName};
+use crate::model::{MacAddress, Monotonic, Now, ThingName};
 
 /// The most things that may be registered; each needs a certificate, so this is far away.
 const MAX_REGISTERED: usize = 4_096;
@@ -32,7 +32,7 @@ pub(super) struct KnownLease {
 impl KnownLease {
     pub(super) fn is_valid(&self, now: Now) -> bool {
         let expires = self.lease.expires;
-        expires.is_none_or(|at| now.unix.0 <= at.0.saturating_add(LEASE_GRACE_MILLIS))
+        expires.is_none_or(|at| now.wall.0 <= at.0.saturating_add(LEASE_GRACE_MILLIS))
     }
 }
 

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use super::leases::{LeaseFormat, LeaseRule, parse};
 use super::*;
 use crate::collect::neighbours::{BridgeEntry, Neighbour, NeighbourEvent, NeighbourState};
-use crate::model::{MacAddress, Monotonic, ThingName, UnixTime};
+use crate::model::{MacAddress, Monotonic, Now, ThingName, UnixTime};
 
 const GATEWAY: &str = "02:00:00:00:00:fe";
 const CAM: &str = "02:aa:00:00:00:01";
@@ -30,7 +30,7 @@ fn name(text: &str) -> ThingName {
 
 fn at(seconds: u64) -> Now {
     Now {
-        unix: UnixTime::from_seconds(1_800_000_000 + seconds),
+        wall: UnixTime::from_seconds(1_800_000_000 + seconds),
         monotonic: Monotonic(Duration::from_secs(seconds)),
     }
 }

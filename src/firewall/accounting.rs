@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::build::element_changes;
 use super::encode::{self, OWNER, PERSIST};
 use super::netlink::Netlink;
+use super::nftables::TableOwnership;
 use super::readback;
 use super::table::{
     At, Chain, Each, Element, Elements, Family, Field, Hook, Key, Rule, Set, Table, Test, Then, interface_text,
@@ -87,6 +88,7 @@ pub struct NftablesAccounting {
     written: Option<Vec<Table>>,
     generation: u64,
     tracking: bool,
+    ownership: TableOwnership,
 }
 
 impl NftablesAccounting {
@@ -102,7 +104,16 @@ impl NftablesAccounting {
             written: None,
             generation: 0,
             tracking: false,
+            ownership: TableOwnership::Auto,
         })
+    }
+
+    /// Whether the kernel guards the tables from now on; when that changes they are made anew and counters start over.
+    pub fn guard(&mut self, ownership: TableOwnership) {
+        if self.ownership != ownership {
+            self.ownership = ownership;
+            self.distrust();
+        }
     }
 
     /// The port id under which the kernel reports our own changes.
@@ -208,8 +219,12 @@ impl NftablesAccounting {
             }
             netlink.transact("set up accounting", &encode::batch(operations))
         };
-        match attempt(&mut self.netlink, OWNER | PERSIST) {
-            Err(error) if matches!(error.refusal(), Some(libc::EOPNOTSUPP | libc::EINVAL)) => {
+        let flags = match self.ownership {
+            TableOwnership::Auto => OWNER | PERSIST,
+            TableOwnership::Off => 0,
+        };
+        match attempt(&mut self.netlink, flags) {
+            Err(error) if flags != 0 && matches!(error.refusal(), Some(libc::EOPNOTSUPP | libc::EINVAL)) => {
                 attempt(&mut self.netlink, 0)
             }
             result => result,

@@ -40,3 +40,13 @@ impl Monotonic {
         Self(self.0.saturating_add(wait))
     }
 }
+
+/// Both clocks at one instant. An end that people set needs both to agree, so a wall clock that jumps ahead releases nobody
+/// early; everything else that is waited for goes by the monotonic one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Now {
+    /// Never goes back.
+    pub monotonic: Monotonic,
+    /// May jump.
+    pub wall: UnixTime,
+}

@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::event::Now;
-use crate::model::{Monotonic, UnixTime};
+use crate::model::{Monotonic, Now, UnixTime};
 
 /// No gateway running this program lives before 2026: a clock that says so is not set yet.
 const FIRST_PLAUSIBLE: UnixTime = UnixTime(1_767_225_600_000);

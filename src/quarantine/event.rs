@@ -7,16 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::cause::{CauseKey, Posture, ShadowRef};
 use super::shadow::ShadowReading;
-use crate::model::{MacAddress, Monotonic, ThingName, UnixTime};
-
-/// Both clocks at one instant. Expiry needs both to agree, so a wall clock that jumps ahead releases nobody early.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Now {
-    /// Never goes back.
-    pub monotonic: Monotonic,
-    /// May jump.
-    pub wall: UnixTime,
-}
+use crate::model::{MacAddress, ThingName, UnixTime};
 
 /// An alarm of a security profile about one thing.
 #[derive(Debug, Clone, PartialEq, Eq)]

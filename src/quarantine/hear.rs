@@ -1,11 +1,11 @@
 //! What a shadow document changes: news told from echoes, replays and documents that took another's place.
 
 use super::cause::{Cause, CauseKey, ShadowRef};
-use super::event::{Effect, Now};
+use super::event::Effect;
 use super::shadow::{DesiredQuarantine, ShadowDocument, ShadowReading};
 use super::state::Quarantine;
 use super::stored::Heard;
-use crate::model::{ThingName, UnixTime};
+use crate::model::{Now, ThingName, UnixTime};
 
 /// How a document relates to what was last heard from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,10 +7,10 @@ use super::alarm::Waiting;
 use super::cause::{Cause, CauseKey, Posture, ShadowRef};
 use super::clock::Clock;
 use super::decision::{Bound, Decision, Verdict};
-use super::event::{AuditEntry, Effect, Event, Now};
+use super::event::{AuditEntry, Effect, Event};
 use super::rails::EdgeCap;
 use super::stored::{SCHEMA, Stored, ThingState};
-use crate::model::{Monotonic, ThingName, UnixTime};
+use crate::model::{Monotonic, Now, ThingName, UnixTime};
 
 /// Bound on things with state: a flood of shadow messages cannot grow it without end (local things are far fewer).
 pub(super) const MOST_THINGS: usize = 20_000;

@@ -12,6 +12,7 @@ pub struct Report {
     id: u64,
     traffic: Option<Counters>,
     established: Option<Vec<Connection>>,
+    established_total: u64,
     listening_tcp: Option<Vec<ListeningPort>>,
     listening_udp: Option<Vec<ListeningPort>>,
     custom: BTreeMap<String, CustomValue>,
@@ -29,6 +30,7 @@ impl Report {
             id,
             traffic: traffic.and_then(|(totals, baseline)| totals.since(baseline)),
             established: later.established.as_ref().ok().map(|all| most_relevant_first(all)),
+            established_total: later.established_total().unwrap_or_default(),
             listening_tcp: ports(&later.listening_tcp),
             listening_udp: ports(&later.listening_udp),
             custom: later
@@ -51,10 +53,16 @@ impl Report {
         self.traffic
     }
 
-    /// All established connections, most security-relevant first; `None` when not measured.
+    /// The listed established connections, most security-relevant first; `None` when not measured.
     #[must_use]
     pub fn established(&self) -> Option<&[Connection]> {
         self.established.as_deref()
+    }
+
+    /// How many connections are established, listed or not; zero when not measured.
+    #[must_use]
+    pub fn established_total(&self) -> u64 {
+        self.established_total
     }
 
     /// All TCP ports listened on, each (port, interface) once, by number; `None` when not measured.
@@ -172,6 +180,7 @@ mod tests {
         ThingReading {
             traffic: Ok(Counters::default()),
             established: Ok(Vec::new()),
+            established_unlisted: 0,
             listening_tcp: Ok(Vec::new()),
             listening_udp: Ok(Vec::new()),
             custom: BTreeMap::new(),
@@ -296,6 +305,7 @@ mod tests {
         let nothing = ThingReading {
             traffic: Err(missing()),
             established: Err(missing()),
+            established_unlisted: 0,
             listening_tcp: Err(missing()),
             listening_udp: Err(missing()),
             custom: BTreeMap::new(),
@@ -304,6 +314,18 @@ mod tests {
         let empty = Report::between(None, &reading(), 1);
         assert!(!empty.is_empty());
         assert_eq!(empty.established(), Some(&[][..]));
+    }
+
+    #[test]
+    fn the_total_counts_connections_that_are_not_listed() {
+        let mut reading = reading();
+        reading.established = Ok(vec![to("8.8.8.8:443")]);
+        reading.established_unlisted = 5_904;
+        let report = Report::between(None, &reading, 1);
+        assert_eq!(
+            (report.established().unwrap().len(), report.established_total()),
+            (1, 5_905)
+        );
     }
 
     #[test]

@@ -70,7 +70,7 @@ pub struct Encoded {
 #[serde(rename_all = "camelCase")]
 pub struct Cut {
     /// Established connections not listed.
-    pub connections: usize,
+    pub connections: u64,
     /// Listening TCP ports not listed.
     pub tcp_ports: usize,
     /// Listening UDP ports not listed.
@@ -265,7 +265,7 @@ impl<'a> Writer<'a> {
     fn cut(self, kept: &Kept<'_>) -> Option<Cut> {
         let left = |all: Option<usize>, kept: usize| all.unwrap_or(0).saturating_sub(kept);
         let cut = Cut {
-            connections: left(self.report.established().map(<[_]>::len), kept.connections),
+            connections: self.report.established_total().saturating_sub(kept.connections as u64),
             tcp_ports: left(self.report.listening_tcp().map(<[_]>::len), kept.tcp),
             udp_ports: left(self.report.listening_udp().map(<[_]>::len), kept.udp),
             custom: self
@@ -318,7 +318,7 @@ impl<'a> Writer<'a> {
                 .collect();
             let established = Object::default()
                 .with(keys.connections, listed)
-                .with(keys.total, all.len());
+                .with(keys.total, self.report.established_total());
             metrics.put(
                 keys.tcp_connections,
                 Object::default().with(keys.established_connections, established),

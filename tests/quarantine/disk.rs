@@ -5,10 +5,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use edge_warden::model::{Monotonic, UnixTime};
-use edge_warden::quarantine::{
-    AuditEntry, AuditLog, EdgeCap, Event, Now, Posture, Quarantine, Saved, Store, StoreError,
-};
+use edge_warden::model::{Monotonic, Now, UnixTime};
+use edge_warden::quarantine::{AuditEntry, AuditLog, EdgeCap, Event, Posture, Quarantine, Saved, Store, StoreError};
 
 /// Names the tmpfs to the process that runs inside.
 const DISK: &str = "EDGE_WARDEN_TEST_DISK";

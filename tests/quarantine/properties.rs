@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use edge_warden::model::{MacAddress, Monotonic, ThingName, UnixTime};
+use edge_warden::model::{MacAddress, Monotonic, Now, ThingName, UnixTime};
 use edge_warden::quarantine::{
-    Alarm, Bound, CauseKey, EdgeCap, Effect, Event, Identity, Now, Posture, Protected, Quarantine, Rails, Refusal,
+    Alarm, Bound, CauseKey, EdgeCap, Effect, Event, Identity, Posture, Protected, Quarantine, Rails, Refusal,
     ShadowRef, Verdict, decide,
 };
 use proptest::prelude::*;

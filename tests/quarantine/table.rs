@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use edge_warden::model::{Monotonic, ThingName, UnixTime};
-use edge_warden::quarantine::{Alarm, CauseKey, EdgeCap, Effect, Event, Now, Posture, Quarantine, ShadowRef};
+use edge_warden::model::{Monotonic, Now, ThingName, UnixTime};
+use edge_warden::quarantine::{Alarm, CauseKey, EdgeCap, Effect, Event, Posture, Quarantine, ShadowRef};
 use serde_json::{Value, json};
 
 use super::document::Document;

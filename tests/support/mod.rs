@@ -13,5 +13,6 @@
 pub mod binary;
 pub mod netns;
 pub mod nucleus;
+pub mod services;
 pub mod site;
 pub mod warden;

@@ -247,8 +247,31 @@ impl Site {
         }
     }
 
+    /// Which address dnsmasq is to give a device, from now on and instead of any other ([`Options::dhcp`]). A device that
+    /// renews another one is refused it (RFC 2131, 4.3.2: DHCPNAK) and begins anew.
+    pub fn assign(&self, device: &Host, address: Ipv4Addr) {
+        let line = format!("{},{address}\n", device.mac);
+        std::fs::write(self.dhcp_hosts(), line).expect("the file of assignments");
+        // dnsmasq reads it anew on SIGHUP; it writes its process id before it answers anybody
+        let pid = self.directory.join("dnsmasq.pid");
+        let signalled = format!("kill -HUP $(cat {})", pid.display());
+        assert!(
+            until(Duration::from_secs(30), || self
+                .gateway
+                .run(&["sh", "-c", &signalled])
+                .status
+                .success()),
+            "dnsmasq runs"
+        );
+    }
+
+    fn dhcp_hosts(&self) -> PathBuf {
+        self.directory.join("dhcp-hosts")
+    }
+
     fn serve_dhcp(&mut self) {
         let leases = self.leases();
+        std::fs::write(self.dhcp_hosts(), "").expect("a file of assignments");
         let child = Command::new("ip")
             .args([
                 "netns",
@@ -267,6 +290,7 @@ impl Site {
             ])
             .args(["--dhcp-range=10.20.0.100,10.20.0.200,255.255.255.0,2m"])
             .arg(format!("--dhcp-leasefile={}", leases.display()))
+            .arg(format!("--dhcp-hostsfile={}", self.dhcp_hosts().display()))
             .arg(format!("--pid-file={}", self.directory.join("dnsmasq.pid").display()))
             .stdout(Stdio::null())
             .stderr(Stdio::null())

@@ -55,6 +55,8 @@ pub struct Guarded {
     pub site: Site,
     pub dir: PathBuf,
     pub binary: PathBuf,
+    /// How many times faster than time the agent's clocks run.
+    pub factor: u32,
     folder: tempfile::TempDir,
     resolver: PathBuf,
     agent: Option<Child>,
@@ -107,6 +109,7 @@ impl Guarded {
             dir: folder.path().join("agent"),
             site,
             binary,
+            factor: 1,
             folder,
             resolver,
             agent: None,
@@ -152,6 +155,7 @@ impl Guarded {
             .arg(&self.dir)
             .arg("--config")
             .arg(self.config())
+            .args(["--accelerate", &self.factor.to_string()])
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a log file"))
             .stderr(log)
@@ -189,6 +193,32 @@ impl Guarded {
         let id = self.agent.as_ref().and_then(|agent| i32::try_from(agent.id()).ok());
         let id = id.and_then(rustix::process::Pid::from_raw);
         rustix::process::kill_process(id.expect("it runs"), signal).expect("a signal");
+    }
+
+    fn pid(&self) -> u32 {
+        self.agent.as_ref().expect("it runs").id()
+    }
+
+    /// CPU time the agent has used, user and system (proc_pid_stat(5), fields 14 and 15).
+    pub fn cpu_millis(&self) -> u64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("it runs");
+        let (_, fields) = stat.rsplit_once(") ").expect("a name in brackets");
+        let ticks = fields
+            .split(' ')
+            .skip(11)
+            .take(2)
+            .map(|ticks| ticks.parse::<u64>().expect("ticks"));
+        ticks.sum::<u64>() * 10 // USER_HZ is 100 wherever we run
+    }
+
+    /// Resident memory in KiB (proc_pid_status(5), `VmRSS`).
+    pub fn resident_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it runs");
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .expect("VmRSS");
+        line.trim().trim_end_matches(" kB").parse().expect("a number")
     }
 
     /// `kill -9`.

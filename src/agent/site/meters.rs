@@ -25,6 +25,8 @@ struct Meter {
     /// Taken in since the last sample, which may be longer ago than one interval.
     at: Option<Monotonic>,
     rates: Option<Rates>,
+    /// One of its MAC addresses is being counted.
+    counted: bool,
 }
 
 /// Whose a counter is, and which life of it.
@@ -42,6 +44,7 @@ pub(super) struct Meters {
     counted: BTreeMap<MacAddress, Counted>,
     lives: u64,
     state: Measured<()>,
+    generation: Option<u64>,
     begun: BTreeSet<ThingName>,
 }
 
@@ -52,6 +55,7 @@ impl Meters {
             counted: BTreeMap::new(),
             lives: 0,
             state: Err(Missing::new(SOURCE, Reason::NotCollected, "not counted yet")),
+            generation: None,
             begun: BTreeSet::new(),
         }
     }
@@ -59,6 +63,7 @@ impl Meters {
     /// Decides what the next sample counts: every MAC address that is one thing's. To be called once before each sample.
     pub(super) fn count(&mut self, identities: &IdentityTable) -> BTreeSet<MacAddress> {
         let mut counted = BTreeMap::new();
+        self.things.values_mut().for_each(|meter| meter.counted = false);
         for identity in identities.things() {
             let own = identity.macs.iter().map(|bound| bound.mac);
             for mac in own.filter(|mac| identities.thing_of_mac(*mac) == Some(&identity.thing)) {
@@ -81,8 +86,10 @@ impl Meters {
                         totals: Counters::default(),
                         at: None,
                         rates: None,
+                        counted: false,
                     }
                 });
+                meter.counted = true;
                 if before.is_some_and(|before| before.thing != thing) {
                     // What was counted so far was another thing's.
                     meter.ledger.rebase();
@@ -106,6 +113,7 @@ impl Meters {
             }
         };
         self.state = Ok(());
+        self.generation = Some(traffic.generation);
         let mut raw: BTreeMap<&ThingName, BTreeMap<String, Counters>> =
             self.things.keys().map(|thing| (thing, BTreeMap::new())).collect();
         for (mac, counted) in &self.counted {
@@ -142,8 +150,11 @@ impl Meters {
     /// A thing's totals since its meter began.
     pub(super) fn of(&self, thing: &ThingName) -> Measured<Counters> {
         self.state.clone()?;
-        let counted = self.counted.values().any(|counted| counted.thing == *thing);
-        match self.things.get(thing).filter(|meter| counted && meter.at.is_some()) {
+        match self
+            .things
+            .get(thing)
+            .filter(|meter| meter.counted && meter.at.is_some())
+        {
             Some(meter) => Ok(meter.totals),
             None => Err(Missing::new(
                 SOURCE,
@@ -162,6 +173,11 @@ impl Meters {
         self.state.clone()
     }
 
+    /// Which life of the kernel's counters was read last: one more each time they started over.
+    pub(super) fn generation(&self) -> Option<u64> {
+        self.generation
+    }
+
     /// Things whose meter began since the last call.
     pub(super) fn take_begun(&mut self) -> BTreeSet<ThingName> {
         std::mem::take(&mut self.begun)
@@ -173,8 +189,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::devices::{ConfiguredDevice, Now, Observation, Registry};
-    use crate::model::UnixTime;
+    use crate::devices::{ConfiguredDevice, Observation, Registry};
+    use crate::model::{Now, UnixTime};
 
     const MAC: MacAddress = MacAddress([2, 0, 0, 0, 0, 1]);
     const OTHER: MacAddress = MacAddress([2, 0, 0, 0, 0, 2]);
@@ -186,7 +202,7 @@ mod tests {
     fn table(devices: &[(&str, &[MacAddress])]) -> Registry {
         let mut registry = Registry::new();
         let now = Now {
-            unix: UnixTime(1),
+            wall: UnixTime(1),
             monotonic: at(1),
         };
         let devices = devices

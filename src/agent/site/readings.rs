@@ -107,11 +107,22 @@ pub(super) fn reading(
     events: Option<&ThingConnections>,
 ) -> ThingReading {
     let table = flows.of(thing);
-    let established = table.clone().map(|seen| {
+    let established: Measured<Vec<Connection>> = table.clone().map(|seen| {
         let mut all: BTreeSet<Connection> = core.cloned().unwrap_or_default();
         all.extend(seen.into_iter().flat_map(|seen| seen.established.iter().cloned()));
         all.into_iter().collect()
     });
+    let listed = established.as_ref().map_or(0, Vec::len) as u64;
+    // Where the table's list was cut, connections with the core may be in the list and in its total: nearly always they
+    // are tracked too, so they add nothing to that total.
+    let cut = |seen: &&ThingConnections| seen.established_total > seen.established.len() as u64;
+    let total = table
+        .as_ref()
+        .ok()
+        .copied()
+        .flatten()
+        .filter(cut)
+        .map(|seen| seen.established_total);
     let ports = |of: fn(&ThingConnections) -> Vec<ListeningPort>| -> Measured<Vec<ListeningPort>> {
         let seen = table.clone()?;
         let all: BTreeSet<ListeningPort> = seen.into_iter().chain(events).flat_map(of).collect();
@@ -120,6 +131,7 @@ pub(super) fn reading(
     ThingReading {
         traffic,
         established,
+        established_unlisted: total.map_or(0, |total| total.saturating_sub(listed)),
         listening_tcp: ports(ThingConnections::listening_tcp),
         listening_udp: ports(ThingConnections::listening_udp),
         custom: BTreeMap::new(),
@@ -172,6 +184,36 @@ mod tests {
         let ports: Vec<u16> = reading.listening_tcp.unwrap().iter().map(|port| port.port).collect();
         assert_eq!(ports, [22, 80], "the table's and the ended one's");
         assert!(reading.listening_udp.unwrap().is_empty());
+    }
+
+    #[test]
+    fn more_connections_than_are_listed_are_in_the_total() {
+        let cam: ThingName = "cam".parse().unwrap();
+        let lookup = |ip: std::net::IpAddr| (ip.to_string() == "10.0.0.5").then_some(&cam);
+        let mut table = FlowTable::default();
+        for port in 10_000..20_000 {
+            table
+                .connections
+                .add(&flow(&format!("10.0.0.5:{port}"), "192.0.2.7:443"), lookup);
+        }
+        table.connections.add(&flow("10.0.0.5:40000", "10.0.0.1:8883"), lookup);
+        let flows = Flows::judge(Ok(table), &[], false);
+        let core = [connection("10.0.0.1:8883", 40_000)].into();
+        let reading = reading(&cam, Ok(Counters::default()), &flows, Some(&core), None);
+        let listed = reading.established.as_ref().unwrap();
+        assert_eq!(
+            listed.len(),
+            4_097,
+            "as many of the table as are kept, and the core's own"
+        );
+        assert!(listed.contains(&connection("10.0.0.1:8883", 40_000)));
+        assert_eq!(
+            reading.established_total(),
+            Ok(10_001),
+            "the one with the core counts once"
+        );
+        let report = crate::report::Report::between(None, &reading, 1);
+        assert_eq!(report.established_total(), 10_001);
     }
 
     #[test]

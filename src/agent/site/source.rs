@@ -13,7 +13,7 @@ use crate::collect::neighbours::{self, BridgeEntry, Neighbour};
 use crate::config::{self, AutoOr, InterfaceName};
 use crate::devices::IdentityTable;
 use crate::devices::leases::{self, LeaseFile, LeaseFormat, LeaseRule};
-use crate::firewall::{Accounting, AccountingLan, FirewallError, NftablesAccounting, Traffic};
+use crate::firewall::{Accounting, AccountingLan, FirewallError, NftablesAccounting, TableOwnership, Traffic};
 use crate::model::{MacAddress, Measured, Missing, Reason, ThingName};
 
 /// Bridge entries taken at a time: a flooded forwarding table must not cost memory without end.
@@ -26,6 +26,8 @@ pub struct SiteAsk {
     pub lan: AutoOr<Vec<InterfaceName>>,
     /// MAC addresses to count from now on; none: do not count, and watch no flows.
     pub macs: BTreeSet<MacAddress>,
+    /// Whether the kernel is to guard our tables from other programs.
+    pub ownership: TableOwnership,
     /// Somebody touched the accounting table: make it anew.
     pub distrust: bool,
     /// Read the neighbour tables.
@@ -131,6 +133,7 @@ impl KernelSite {
             return (Err(not_counted()), Err(not_counted()));
         }
         self.counting = true;
+        accounting.guard(ask.ownership);
         accounting.move_to(AccountingLan {
             bridges: lan.bridges.clone(),
             interfaces: lan.interfaces.clone(),

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use super::source::{FlowTable, NeighbourTables};
+use super::source::{FlowTable, NeighbourTables, SiteAsk, SiteSample};
 use super::*;
 use crate::collect::conntrack::{Endpoints, Flow, FlowEvent, TcpState, Transport};
 use crate::collect::neighbours::{Neighbour, NeighbourState};
-use crate::collect::{Interface, InterfaceAddress, Socket, SocketState, SocketTable};
-use crate::firewall::Traffic;
-use crate::model::{MacAddress, UnixTime};
+use crate::collect::{HostSample, Interface, InterfaceAddress, Socket, SocketState, SocketTable};
+use crate::firewall::{Change, Traffic};
+use crate::greengrass::Destination;
+use crate::model::{MacAddress, Now, UnixTime};
 
 const GATEWAY: MacAddress = MacAddress([2, 0, 0, 0, 0, 0xfe]);
 const CAM: MacAddress = MacAddress([2, 0, 0, 0, 0, 1]);
@@ -16,7 +17,7 @@ const PLUG: MacAddress = MacAddress([2, 0, 0, 0, 0, 2]);
 
 fn now(seconds: u64) -> Now {
     Now {
-        unix: UnixTime::from_seconds(1_800_000_000 + seconds),
+        wall: UnixTime::from_seconds(1_800_000_000 + seconds),
         monotonic: Monotonic(Duration::from_secs(seconds)),
     }
 }
@@ -245,7 +246,7 @@ fn attempts_count_from_one_report_to_the_next() {
         assured: false,
     };
     let since = |run: &Run| {
-        let devices = run.site.devices(|_| None);
+        let devices = run.site.devices(|_| None, |_| None);
         let since = &devices["things"][0]["connections"]["sinceLastReport"];
         (since["begun"].as_u64().unwrap(), since["unanswered"].as_u64().unwrap())
     };
@@ -274,7 +275,7 @@ fn unknown_devices_are_listed_or_only_counted() {
     for (policy, listed) in [("report", 2), ("ignore", 0)] {
         let mut run = Run::new(&format!("{{discovery: {{unknownDevices: {policy}}}}}"));
         run.sample(1, 0, false);
-        let devices = run.site.devices(|_| None);
+        let devices = run.site.devices(|_| None, |_| None);
         assert_eq!(devices["unknown"].as_array().unwrap().len(), listed, "{policy}");
         assert_eq!(devices["moreUnknown"].as_u64().unwrap(), 2 - listed as u64, "{policy}");
     }

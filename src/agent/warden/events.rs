@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use crate::agent::shadows::Place;
-use crate::model::ThingName;
-use crate::quarantine::{Alarm, AuditEntry, Effect, Event, Held, Now, ShadowReading};
+use crate::model::{Now, ThingName};
+use crate::quarantine::{AuditEntry, Effect, Event, ShadowReading};
 
 use super::Warden;
 use super::rules::{Counters, NOBODY};
@@ -21,7 +21,7 @@ pub(super) struct Pending {
 }
 
 impl Pending {
-    fn add(&mut self, effects: Vec<Effect>, to_tell: &mut BTreeSet<ThingName>) {
+    pub(super) fn add(&mut self, effects: Vec<Effect>, to_tell: &mut BTreeSet<ThingName>) {
         let first = effects
             .iter()
             .find(|effect| matches!(effect, Effect::Enforce | Effect::Persist));
@@ -49,29 +49,6 @@ impl Warden {
     pub(in crate::agent) fn event(&mut self, event: Event, now: Now) {
         let effects = self.quarantine.step(event, now);
         self.pending.add(effects, &mut self.to_tell);
-    }
-
-    /// A behavior of a profile with `onAlarm: quarantine` went into alarm. Whether the identity of the thing is certain
-    /// ([`Alarm::trusted`]) and how many devices are known ([`Alarm::known`]) is filled in here. Say
-    /// [`Event::AlarmCleared`] when it clears, with `silenced` when [`Warden::cuts`] was true while the datapoints that
-    /// cleared it were taken and the metric is one that the cut changes.
-    pub fn alarm(&mut self, alarm: Alarm, now: Now) {
-        let identity = self.identities.get(&alarm.thing);
-        let trusted = identity.is_some_and(|identity| identity.backs_edge_action && !identity.in_conflict);
-        let known = self.identities.values().filter(|identity| !identity.macs.is_empty());
-        let alarm = Alarm {
-            trusted,
-            known: known.count(),
-            ..alarm
-        };
-        self.event(Event::Alarm(alarm), now);
-    }
-
-    /// Whether the kernel cuts this thing off, as last read back.
-    #[must_use]
-    pub fn cuts(&self, thing: &ThingName) -> bool {
-        let held = self.enforced.get(thing).map(|enforced| &enforced.held);
-        matches!(held, Some(Held::Full | Held::Partial(_)))
     }
 
     /// A document was read: it may change decisions, and it may have to be answered.

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use crate::quarantine::{AuditEntry, Enforcement, Now, Saved, Store, StoreError, Stored, Verdict};
+use crate::model::Now;
+use crate::quarantine::{AuditEntry, Enforcement, Saved, Store, StoreError, Stored, Verdict};
 
 use super::{Warden, WardenError, chain};
 

@@ -5,10 +5,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::firewall::{Change, Dropped, Enforced as KernelHolds, Firewall, FirewallError, Holding};
-use crate::model::{MacAddress, Monotonic, ThingName, UnixTime};
-use crate::quarantine::{
-    Decision, Enforced, Event, Held, Now, Posture, Rails, Refusal, Verdict, decide, held_until_kept,
-};
+use crate::model::{MacAddress, Monotonic, Now, ThingName, UnixTime};
+use crate::quarantine::{Decision, Enforced, Event, Held, Posture, Rails, Refusal, Verdict, decide, held_until_kept};
 
 use super::backend::Backend;
 use super::{Warden, chain, policy, rails};

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use crate::agent::shadows::{Place, Shadows};
-use crate::quarantine::{Now, Standing};
+use crate::model::Now;
+use crate::quarantine::Standing;
 
 use super::Warden;
 

@@ -1,10 +1,11 @@
 //! What each thing did, from tracked flows: pure, bounded, in the thing's own point of view.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use super::ctnetlink::FlowEvent;
 use super::flow::{Flow, TcpState, Transport};
+use super::ports::PortSet;
 use super::tracking::RowCounts;
 use crate::collect::Distinct;
 use crate::model::{Connection, ListeningPort, ThingName};
@@ -13,8 +14,6 @@ use crate::model::{Connection, ListeningPort, ThingName};
 const LISTED: usize = 4_096;
 /// Listed connections over all things, so that a full table costs a bounded amount.
 const LISTED_IN_ALL: usize = 65_536;
-/// Answered ports kept per thing and protocol.
-const PORTS: usize = 4_096;
 
 /// One thing's connections as far as the gateway saw them.
 #[derive(Debug, Clone, Default)]
@@ -23,10 +22,10 @@ pub struct ThingConnections {
     pub established: Vec<Connection>,
     /// How many there were in truth.
     pub established_total: u64,
-    /// TCP ports of the thing on which a connection to it was answered, at most 4,096.
-    pub answered_tcp: BTreeSet<u16>,
-    /// UDP ports of the thing from which it answered a datagram, at most 4,096.
-    pub answered_udp: BTreeSet<u16>,
+    /// TCP ports of the thing on which a connection to it was answered.
+    pub answered_tcp: PortSet,
+    /// UDP ports of the thing from which it answered a datagram.
+    pub answered_udp: PortSet,
     /// Flows the thing began. From a table: those still in it; from events: every one.
     pub begun: u64,
     /// Of TCP and UDP flows the thing began, those nobody answered (refused ones too). From a table: not answered so far;
@@ -55,17 +54,14 @@ impl ThingConnections {
             Transport::Udp => &mut self.answered_udp,
             Transport::Other(_) => return,
         };
-        if port != 0 && ports.len() < PORTS {
+        if port != 0 {
             ports.insert(port);
         }
     }
 }
 
-fn listening(ports: &BTreeSet<u16>) -> Vec<ListeningPort> {
-    let port = |port: &u16| ListeningPort {
-        port: *port,
-        interface: None,
-    };
+fn listening(ports: &PortSet) -> Vec<ListeningPort> {
+    let port = |port: u16| ListeningPort { port, interface: None };
     ports.iter().map(port).collect()
 }
 
@@ -247,7 +243,7 @@ mod tests {
             seen,
             [("93.184.216.34:443".into(), 40_000), ("203.0.113.7:50000".into(), 80)]
         );
-        assert_eq!(cam.answered_tcp, BTreeSet::from([80]));
+        assert!(cam.answered_tcp.iter().eq([80]));
         assert_eq!((cam.begun, cam.unanswered, cam.destinations.count()), (1, 0, 1));
     }
 
@@ -264,7 +260,7 @@ mod tests {
         let mut connections = Connections::default();
         connections.add(&midway, lookup);
         let seen = connections.of(&cam).unwrap();
-        assert!(seen.answered_tcp.is_empty());
+        assert_eq!(seen.answered_tcp, PortSet::default());
         assert_eq!(
             (seen.established[0].remote.to_string(), seen.established[0].local_port),
             ("10.0.0.1:8883".into(), 40_000)

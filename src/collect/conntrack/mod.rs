@@ -8,11 +8,13 @@
 mod connections;
 mod ctnetlink;
 mod flow;
+mod ports;
 mod procfs;
 mod tracking;
 
 pub use connections::{Connections, ThingConnections};
 pub use ctnetlink::{FlowEvent, FlowEvents, table};
 pub use flow::{Endpoints, Family, Flow, TcpState, Transport};
+pub use ports::PortSet;
 pub use procfs::{ParsedRows, parse as parse_table, table as proc_table};
 pub use tracking::{FamilyTracking, RowCounts, Usage, families, usage};

@@ -11,9 +11,9 @@ use crate::devices::hosts::Host;
 use crate::devices::identity::{
     BoundAddress, BoundMac, Conflict, Identity, IdentityTable, Skipped, Source, UnknownDevice,
 };
-use crate::devices::observation::{ConfiguredDevice, Now};
+use crate::devices::observation::ConfiguredDevice;
 use crate::devices::registry::{Evidence, KnownLease};
-use crate::model::{MacAddress, ThingName};
+use crate::model::{MacAddress, Now, ThingName};
 
 /// A thing while it is put together.
 #[derive(Debug, Default)]

@@ -3,8 +3,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
 use super::*;
-use crate::model::{Monotonic, UnixTime};
-use crate::quarantine::{EdgeCap, Event, Now, Posture, Quarantine};
+use crate::model::{Monotonic, Now, UnixTime};
+use crate::quarantine::{EdgeCap, Event, Posture, Quarantine};
 
 /// A state in which the operator holds these things.
 fn state(things: &[&str]) -> Stored {

@@ -17,6 +17,7 @@ fn reading() -> ThingReading {
     ThingReading {
         traffic: Ok(Counters::default()),
         established: Ok(Vec::new()),
+        established_unlisted: 0,
         listening_tcp: Ok(Vec::new()),
         listening_udp: Ok(Vec::new()),
         custom: BTreeMap::new(),
@@ -182,6 +183,7 @@ fn one_of_the_two_blocks_always_exists() {
     let mut nothing = ThingReading {
         traffic: Err(missing()),
         established: Err(missing()),
+        established_unlisted: 0,
         listening_tcp: Err(missing()),
         listening_udp: Err(missing()),
         custom: BTreeMap::new(),
@@ -314,7 +316,7 @@ fn d2_16_a_hundred_thousand_connections_fit_the_broker_and_the_total_is_true() {
             .or_else(|| document.pointer(CONNECTION_TOTAL.1));
         assert_eq!(total.unwrap(), 100_000);
         let listed = list(&document, CONNECTIONS.0, CONNECTIONS.1).len();
-        assert_eq!(listed + encoded.cut.unwrap().connections, 100_000);
+        assert_eq!(listed as u64 + encoded.cut.unwrap().connections, 100_000);
     }
 }
 
@@ -335,7 +337,7 @@ fn cutting_takes_private_peers_first_then_all_connections_and_ports_last() {
     let (document, cut) = at(3_000);
     let listed = list(&document, CONNECTIONS.0, CONNECTIONS.1);
     assert!(listed.len() > 20 && listed.len() < 40, "{}", listed.len());
-    assert_eq!(listed.len() + cut.unwrap().connections, 40);
+    assert_eq!(listed.len() as u64 + cut.unwrap().connections, 40);
     let external = listed
         .iter()
         .filter(|one| one["remote_addr"].as_str().unwrap().starts_with("93."));
@@ -416,6 +418,7 @@ fn any_reading() -> impl Strategy<Value = ThingReading> {
         ThingReading {
             traffic: Ok(Counters::default()),
             established: Ok(established),
+            established_unlisted: 0,
             listening_tcp: Ok(tcp),
             listening_udp: Ok(udp),
             custom,
