@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use edge_warden::control::Request;
 use edge_warden::model::{Monotonic, UnixTime};
-use edge_warden::quarantine::{Alarm, EdgeCap, Effect, Event, Now, Posture, Quarantine, Store};
+use edge_warden::model::Now;
+use edge_warden::quarantine::{Alarm, EdgeCap, Effect, Event, Posture, Quarantine, Store};
 use serde_json::json;
 
 use crate::support::site::{PATIENCE, until};
