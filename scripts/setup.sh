@@ -70,6 +70,7 @@ setup_test() {
     has tcpdump || [ -x /usr/bin/tcpdump ] || missing+=(tcpdump)
     has dnsmasq || [ -x /usr/sbin/dnsmasq ] || missing+=(dnsmasq-base)
     has udhcpc || [ -x /sbin/udhcpc ] || missing+=(udhcpc)
+    has systemd-analyze || missing+=(systemd)
     has ping || missing+=(iputils-ping)
     has openssl || missing+=(openssl)
     if has mosquitto || [ -x /usr/sbin/mosquitto ]; then

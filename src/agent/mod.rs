@@ -199,6 +199,7 @@ pub async fn run<C: Clock>(parts: Parts<C>, stop: impl Future<Output = ()>) -> E
         // While events keep coming this loop never waits, and whoever reads the control socket would not be heard.
         tokio::task::yield_now().await;
         agent.keep_quarantine();
+        agent.keep_strangers();
         agent.keep_subscriptions();
         let both = agent.now();
         agent.site.turn(both);

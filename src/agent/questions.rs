@@ -174,6 +174,7 @@ impl<C: Clock> Agent<C> {
 
     pub(super) fn devices(&self) -> Value {
         let reports = self.reporting.of_thing(self.clock.monotonic());
-        self.site.devices(|thing| reports.get(thing).cloned())
+        self.site
+            .devices(|thing| reports.get(thing).cloned(), |mac| self.warden.stranger(mac))
     }
 }

@@ -51,6 +51,14 @@ impl<C: Clock> Agent<C> {
             .set_site(self.site.lan().clone(), identities.clone(), self.site.ports(), now);
     }
 
+    /// Cuts off who no source names, where that is wanted.
+    pub(super) fn keep_strangers(&mut self) {
+        if self.site.looked() {
+            let (wanted, known, now) = (self.site.cuts_strangers(), self.site.known_devices(), self.now());
+            self.warden.keep_strangers(wanted, self.site.who_is_who(), known, now);
+        }
+    }
+
     pub(super) fn keep_shadows(&mut self) {
         let now = self.now();
         self.read_what_was_dropped(now);

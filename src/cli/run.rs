@@ -66,6 +66,9 @@ pub fn run(arguments: &args::Run) -> anyhow::Result<Exit> {
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        // A turn of the loop may take long when hundreds are cut off at once, and without this sockets are looked at
+        // only after 61 of them.
+        .event_interval(1)
         .build()
         .context("no event loop")?;
     runtime.block_on(serve(start, clock, arguments.stop_after_reports))

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use super::site::{Host, Options, Site, until};
 
 /// How long the agent may take for what it does in its own time. Generous: the machine may be busy.
-pub const SOON: Duration = Duration::from_secs(20);
+pub const SOON: Duration = Duration::from_secs(30);
 /// Things of the site's devices 0 to 3.
 pub const THINGS: [&str; 4] = ["cam-0", "cam-1", "cam-2", "cam-3"];
 /// Destination port of [`Flood`]s.
@@ -126,7 +126,8 @@ impl Guarded {
         std::fs::write(self.config(), configuration.to_string()).expect("the configuration");
     }
 
-    fn config(&self) -> PathBuf {
+    /// The configuration file.
+    pub fn config(&self) -> PathBuf {
         self.folder.path().join("config.json")
     }
 
@@ -171,6 +172,27 @@ impl Guarded {
             self.ask(&Request::Status).is_ok()
         });
         assert!(answers, "the agent does not answer:\n{}", self.log());
+    }
+
+    /// Start the agent, which is to end by itself; its exit code.
+    pub fn launch_in_vain(&mut self) -> Option<i32> {
+        self.launch();
+        let mut ended = None;
+        let agent = self.agent.as_mut().expect("just started");
+        let over = until(SOON, || {
+            ended = agent.try_wait().expect("a child");
+            ended.is_some()
+        });
+        assert!(over, "it goes on:\n{}", self.log());
+        self.agent = None;
+        ended.and_then(|status| status.code())
+    }
+
+    /// Send the agent a signal.
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        let id = self.agent.as_ref().and_then(|agent| i32::try_from(agent.id()).ok());
+        let id = id.and_then(rustix::process::Pid::from_raw);
+        rustix::process::kill_process(id.expect("it runs"), signal).expect("a signal");
     }
 
     fn pid(&self) -> u32 {
