@@ -9,7 +9,7 @@ TARGET    := $(shell uname -m)-unknown-linux-gnu
 PACKAGED  := target/$(TARGET)/release/edge-warden
 PYTHON    := .venv/bin/python
 
-.PHONY: help setup venv build run demo test check bench package package-all deploy-local clean
+.PHONY: help setup venv build run demo test cloud-test cloud-package check bench package package-all deploy-local clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -54,8 +54,14 @@ test: ## every test: lints, unit, golden, scenario, network namespaces (root), t
 	./build.sh
 	PROFILE=cross-test ./build.sh aarch64 arm
 	scripts/as-root.sh env EDGE_WARDEN_BINARY=$(CURDIR)/$(PACKAGED) cargo test
-	cargo test --test cross
+	scripts/as-root.sh cargo test --test cross
 	$(PYTHON) tests/cross/cbor_check.py tests/golden/report
+
+cloud-test: ## the AWS side: its template, its Lambda function against moto, and from an alarm to a cut device (root)
+	cloud/test.sh
+
+cloud-package: setup ## the Lambda function's code, target/cloud/edge-warden-mitigation.zip
+	cloud/package.sh
 
 bench: package ## benchmarks: criterion for the pure parts, whole-process ones for quarantine (root)
 	cargo bench --bench report --bench detect

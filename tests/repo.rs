@@ -449,6 +449,7 @@ mod house {
     fn imports_follow_the_data_flow() {
         let order = [
             "model",
+            "netlink",
             "config",
             "collect",
             "devices",

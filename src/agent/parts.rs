@@ -16,6 +16,7 @@ use crate::greengrass::link::{NucleusEvents, NucleusLink};
 use crate::model::ThingName;
 use crate::sandbox::Held;
 
+
 /// Everything the agent is made of.
 pub struct Parts<C> {
     /// The time.

@@ -56,11 +56,8 @@ pub(super) fn datapoints(reading: &ThingReading, added: Option<(Counters, Durati
         put("aws:all-packets-in", delta(added.packets_in));
         put("aws:all-packets-out", delta(added.packets_out));
     }
-    if let Ok(connections) = &reading.established {
-        put(
-            "aws:num-established-tcp-connections",
-            Value::Gauge(count(connections.len())),
-        );
+    if let (Ok(connections), Ok(total)) = (&reading.established, reading.established_total()) {
+        put("aws:num-established-tcp-connections", Value::Gauge(count(total)));
         put("aws:destination-ip-addresses", destinations(connections));
     }
     if let Ok(ports) = &reading.listening_tcp {
@@ -85,16 +82,16 @@ fn custom(custom: &BTreeMap<String, CustomValue>) -> Datapoints {
     custom.iter().map(|(name, of)| (name.clone(), value(of))).collect()
 }
 
-fn count(length: usize) -> f64 {
+fn count(total: u64) -> f64 {
     #[allow(clippy::cast_precision_loss, reason = "no host has 2^53 sockets")]
-    let number = length as f64;
+    let number = total as f64;
     number
 }
 
 /// As a report counts them: each (port, interface) once.
 fn listening(ports: &[ListeningPort]) -> Value {
     let each: BTreeSet<&ListeningPort> = ports.iter().collect();
-    Value::Gauge(count(each.len()))
+    Value::Gauge(count(u64::try_from(each.len()).unwrap_or(u64::MAX)))
 }
 
 fn numbers(ports: &[ListeningPort]) -> Value {
@@ -170,6 +167,7 @@ mod tests {
                 to("[::ffff:192.0.2.1]:80"),
                 to("[2001:db8::1]:443"),
             ]),
+            established_unlisted: 4,
             listening_tcp: Ok(vec![port(80, None), port(22, Some("eth0")), port(22, Some("lo"))]),
             listening_udp: missing(),
             custom: [
@@ -180,7 +178,7 @@ mod tests {
         };
         let got = datapoints(&reading, None);
         let wanted: Datapoints = [
-            ("aws:num-established-tcp-connections", Value::Gauge(3.0)),
+            ("aws:num-established-tcp-connections", Value::Gauge(7.0)),
             (
                 "aws:destination-ip-addresses",
                 Value::Addresses(vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()]),
