@@ -23,6 +23,8 @@ pub mod devices;
 
 pub mod report;
 
+pub mod detect;
+
 pub mod quarantine;
 
 pub mod firewall;

@@ -18,4 +18,5 @@ mod site {
     mod names;
     mod registration;
     mod reports;
+    mod strangers;
 }

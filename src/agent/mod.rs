@@ -5,6 +5,8 @@
 
 pub mod boot_unit;
 pub mod clock;
+mod custom;
+pub mod detecting;
 pub mod files;
 pub mod host;
 mod measuring;
@@ -36,10 +38,13 @@ use crate::greengrass::link::{Command, NucleusLink, Stopped, Token};
 use crate::greengrass::{ComponentState, NucleusKind};
 use crate::model::{Monotonic, Now, ThingName};
 
+pub use custom::{CustomReadings, Helper, HelperError, serve as serve_custom_metrics};
 pub use parts::{Ended, Parts};
 pub use reload::{LAST_GOOD, keep as keep_configuration, remember as remember_configuration};
 
 use clock::Clock;
+use custom::CustomMetrics;
+use detecting::Detecting;
 use measuring::{Instruments, Measuring, finished};
 use reload::Reload;
 use reporting::{Place, Reporting};
@@ -75,10 +80,14 @@ struct Agent<C> {
     /// A sample was taken since the quarantine was last told who is behind which port.
     ports_may_differ: bool,
     site: Site,
+    detecting: Detecting,
+    /// The sample being taken brings the table of flows.
+    flows_asked: bool,
+    custom: CustomMetrics,
     /// Idle between samples; `None` while a sample is being taken.
     instruments: Option<Instruments>,
     next_sample: Monotonic,
-    /// When the last sample was begun.
+    /// When the last sample was begun, or once it is there, when it came.
     sampled_at: Option<Monotonic>,
     samples: u64,
     set_log_level: Box<dyn Fn(LogLevel)>,
@@ -129,6 +138,7 @@ pub async fn run<C: Clock>(parts: Parts<C>, stop: impl Future<Output = ()>) -> E
         boot_id: &parts.boot_id,
     };
     let reporting = Reporting::begin(&parts.config, &place, &site.reporting_things(), now, clock.wall());
+    let (detecting, gone) = Detecting::begin(&parts.config, &parts.core, parts.kind, &parts.state_dir, both);
     let mut agent = Agent {
         link,
         kind: parts.kind,
@@ -145,11 +155,15 @@ pub async fn run<C: Clock>(parts: Parts<C>, stop: impl Future<Output = ()>) -> E
             parts.privileges,
         ),
         site,
+        detecting,
+        flows_asked: false,
         dropped: (0, now),
+        custom: CustomMetrics::new(&parts.config),
         ports_may_differ: false,
         instruments: Some(Instruments {
             host,
             site: site_source,
+            custom: custom::Source::new(parts.helper, &parts.state_dir),
         }),
         next_sample: now,
         sampled_at: None,
@@ -167,6 +181,7 @@ pub async fn run<C: Clock>(parts: Parts<C>, stop: impl Future<Output = ()>) -> E
     };
     agent.send(Command::UpdateState(ComponentState::Running));
     agent.send(Command::WatchConfiguration);
+    agent.violations(&gone);
     let mut measuring: Option<Measuring> = None;
     tokio::pin!(stop);
     let ended = loop {
@@ -180,6 +195,7 @@ pub async fn run<C: Clock>(parts: Parts<C>, stop: impl Future<Output = ()>) -> E
         // While events keep coming this loop never waits, and whoever reads the control socket would not be heard.
         tokio::task::yield_now().await;
         agent.keep_quarantine();
+        agent.keep_strangers();
         // a changed configuration may have changed the port
         rules.set_own_ports(accounting_port.into_iter().chain(agent.warden.port()));
         agent.keep_subscriptions();
@@ -188,6 +204,7 @@ pub async fn run<C: Clock>(parts: Parts<C>, stop: impl Future<Output = ()>) -> E
         agent.site.keep_watches(&mut watches, both.monotonic);
         agent.follow_site();
         agent.keep_shadows();
+        agent.keep_events();
         agent.report_if_due();
         if measuring.is_none() {
             measuring = agent.measure_if_due();
@@ -211,6 +228,7 @@ pub async fn run<C: Clock>(parts: Parts<C>, stop: impl Future<Output = ()>) -> E
         }
     };
     agent.reporting.persist(&agent.state_dir);
+    agent.save_alarms();
     ended_link(agent.link).await;
     ended
 }
@@ -259,10 +277,12 @@ impl<C: Clock> Agent<C> {
         }
         wake = wake.min(self.warden.next_wake());
         let subscribed = self.subscriptions.holds(self.shadows.filters());
-        for other in [self.subscriptions.next_retry(), self.shadows.next_wake(subscribed)]
-            .into_iter()
-            .flatten()
-        {
+        let others = [
+            self.subscriptions.next_retry(),
+            self.shadows.next_wake(subscribed),
+            self.detecting.next_wake(),
+        ];
+        for other in others.into_iter().flatten() {
             wake = wake.min(other);
         }
         // never a busy loop, whatever the state above says

@@ -27,6 +27,7 @@ impl<C: Clock> Agent<C> {
         let mut wanted = self.site.filters();
         wanted.extend(replies.iter().cloned());
         wanted.extend(self.shadows.filters().iter().cloned());
+        wanted.extend(self.custom.filters(now));
         self.subscriptions.want(wanted);
         for command in self.subscriptions.commands(now, &mut self.tokens) {
             self.send(command);
@@ -48,6 +49,14 @@ impl<C: Clock> Agent<C> {
         self.shadows.set_things(&things);
         self.warden
             .set_site(self.site.lan().clone(), identities.clone(), self.site.ports(), now);
+    }
+
+    /// Cuts off who no source names, where that is wanted.
+    pub(super) fn keep_strangers(&mut self) {
+        if self.site.looked() {
+            let (wanted, known, now) = (self.site.cuts_strangers(), self.site.known_devices(), self.now());
+            self.warden.keep_strangers(wanted, self.site.who_is_who(), known, now);
+        }
     }
 
     pub(super) fn keep_shadows(&mut self) {

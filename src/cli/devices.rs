@@ -34,15 +34,20 @@ pub fn run(arguments: &args::Devices) -> anyhow::Result<Exit> {
     writeln!(out, "UNKNOWN DEVICES  {unknown}")?;
     if unknown > 0 {
         let mut rows = plain_table();
-        rows.set_header(vec!["MAC", "ADDRESSES", "INTERFACE", "SEEN", "MARKS"]);
+        let mut header = vec!["MAC", "ADDRESSES", "INTERFACE", "SEEN", "MARKS"];
+        let demanded = list("unknown").any(|device| device.get("quarantine").is_some());
+        header.extend(demanded.then_some("QUARANTINE"));
+        rows.set_header(header);
         for device in list("unknown") {
-            rows.add_row(vec![
+            let mut cells = vec![
                 words(device.get("mac")),
                 words(device.get("addresses")),
                 place(device),
                 seen(device, now),
                 words(device.get("marks")),
-            ]);
+            ];
+            cells.extend(demanded.then(|| words(device.get("quarantine"))));
+            rows.add_row(cells);
         }
         writeln!(out, "{rows}")?;
     }

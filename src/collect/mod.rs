@@ -4,6 +4,7 @@
 //! What exactly is counted and listed is told in `docs/collecting.md`.
 
 pub mod conntrack;
+pub mod custom;
 mod distinct;
 mod error;
 mod interfaces;

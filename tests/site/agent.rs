@@ -21,6 +21,7 @@ pub(super) const NEVER: u32 = 86_400;
 pub(super) struct Agent {
     child: Child,
     dir: tempfile::TempDir,
+    ns: String,
 }
 
 impl Agent {
@@ -28,27 +29,24 @@ impl Agent {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("config.json");
         std::fs::write(&file, config.to_string()).unwrap();
-        let log = std::fs::File::create(dir.path().join("log")).unwrap();
-        let child = Command::new("ip")
-            .args(["netns", "exec", &site.gateway().ns])
-            .arg(binary::path())
-            .arg("run")
-            .arg("--standalone")
-            .arg(dir.path())
-            .arg("--config")
-            .arg(&file)
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .stdin(Stdio::null())
-            .spawn()
-            .unwrap();
-        let agent = Self { child, dir };
-        assert!(
-            until(DEADLINE, || agent.try_ask(&["status", "--json"]).is_some()),
-            "{}",
-            agent.log()
-        );
+        let ns = site.gateway().ns.clone();
+        let child = launch(&ns, dir.path());
+        let agent = Self { child, dir, ns };
+        agent.await_answer();
         agent
+    }
+
+    /// `kill -9`, and another process in its place.
+    pub(super) fn restart(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        self.child = launch(&self.ns, self.dir.path());
+        self.await_answer();
+    }
+
+    fn await_answer(&self) {
+        let answers = || self.try_ask(&["status", "--json"]).is_some();
+        assert!(until(DEADLINE, answers), "{}", self.log());
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -148,11 +146,21 @@ impl Agent {
             .collect()
     }
 
-    /// The sum of a field of `network_stats` over all reports of one thing.
+    /// The sum of a field of `network_stats` over all reports of one thing. A report whose acceptance was not heard is
+    /// contained in the one after it too.
     pub(super) fn reported(&self, thing: &str, field: &str) -> u64 {
-        let reports = self.reports(thing);
-        let of = |report: &Value| report["metrics"]["network_stats"][field].as_u64();
-        reports.iter().filter_map(of).sum()
+        sum(&self.reports(thing), field)
+    }
+
+    /// As [`Agent::reported`], of the reports alone that the agent knows to be accepted.
+    pub(super) fn accepted(&self, thing: &str, field: &str) -> u64 {
+        let log = self.log();
+        let mut reports = self.reports(thing);
+        reports.retain(|report| {
+            let heard = format!("report accepted thing={thing} report={}", report["header"]["report_id"]);
+            log.lines().any(|line| line.ends_with(&heard))
+        });
+        sum(&reports, field)
     }
 }
 
@@ -164,6 +172,33 @@ impl Drop for Agent {
             eprintln!("{}", self.log());
         }
     }
+}
+
+/// `edge-warden run` on the stand-in in `dir`, with the configuration there.
+fn launch(ns: &str, dir: &Path) -> Child {
+    let log = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(dir.join("log"));
+    let log = log.unwrap();
+    Command::new("ip")
+        .args(["netns", "exec", ns])
+        .arg(binary::path())
+        .arg("run")
+        .arg("--standalone")
+        .arg(dir)
+        .arg("--config")
+        .arg(dir.join("config.json"))
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+fn sum(reports: &[Value], field: &str) -> u64 {
+    let of = |report: &Value| report["metrics"]["network_stats"][field].as_u64();
+    reports.iter().filter_map(of).sum()
 }
 
 fn row(devices: &Value, list: &str, key: &str, value: &str) -> Value {

@@ -369,7 +369,8 @@ pub fn until(limit: Duration, mut condition: impl FnMut() -> bool) -> bool {
         if start.elapsed() > limit {
             return false;
         }
-        std::thread::yield_now();
+        // leaves the processor to what is waited for
+        std::thread::sleep(Duration::from_millis(2));
     }
 }
 

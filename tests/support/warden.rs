@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use super::site::{Host, Options, Site, Wire, until};
 
 /// How long the agent may take for what it does in its own time. Generous: the machine may be busy.
-pub const SOON: Duration = Duration::from_secs(20);
+pub const SOON: Duration = Duration::from_secs(30);
 /// Things of the site's devices 0 to 3.
 pub const THINGS: [&str; 4] = ["cam-0", "cam-1", "cam-2", "cam-3"];
 /// Destination port of [`Flood`]s.
@@ -55,6 +55,8 @@ pub struct Guarded {
     pub site: Site,
     pub dir: PathBuf,
     pub binary: PathBuf,
+    /// How many times faster than time the agent's clocks run.
+    pub factor: u32,
     folder: tempfile::TempDir,
     resolver: PathBuf,
     agent: Option<Child>,
@@ -107,6 +109,7 @@ impl Guarded {
             dir: folder.path().join("agent"),
             site,
             binary,
+            factor: 1,
             folder,
             resolver,
             agent: None,
@@ -123,7 +126,8 @@ impl Guarded {
         std::fs::write(self.config(), configuration.to_string()).expect("the configuration");
     }
 
-    fn config(&self) -> PathBuf {
+    /// The configuration file.
+    pub fn config(&self) -> PathBuf {
         self.folder.path().join("config.json")
     }
 
@@ -151,6 +155,7 @@ impl Guarded {
             .arg(&self.dir)
             .arg("--config")
             .arg(self.config())
+            .args(["--accelerate", &self.factor.to_string()])
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a log file"))
             .stderr(log)
@@ -167,6 +172,53 @@ impl Guarded {
             self.ask(&Request::Status).is_ok()
         });
         assert!(answers, "the agent does not answer:\n{}", self.log());
+    }
+
+    /// Start the agent, which is to end by itself; its exit code.
+    pub fn launch_in_vain(&mut self) -> Option<i32> {
+        self.launch();
+        let mut ended = None;
+        let agent = self.agent.as_mut().expect("just started");
+        let over = until(SOON, || {
+            ended = agent.try_wait().expect("a child");
+            ended.is_some()
+        });
+        assert!(over, "it goes on:\n{}", self.log());
+        self.agent = None;
+        ended.and_then(|status| status.code())
+    }
+
+    /// Send the agent a signal.
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        let id = self.agent.as_ref().and_then(|agent| i32::try_from(agent.id()).ok());
+        let id = id.and_then(rustix::process::Pid::from_raw);
+        rustix::process::kill_process(id.expect("it runs"), signal).expect("a signal");
+    }
+
+    fn pid(&self) -> u32 {
+        self.agent.as_ref().expect("it runs").id()
+    }
+
+    /// CPU time the agent has used, user and system (proc_pid_stat(5), fields 14 and 15).
+    pub fn cpu_millis(&self) -> u64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("it runs");
+        let (_, fields) = stat.rsplit_once(") ").expect("a name in brackets");
+        let ticks = fields
+            .split(' ')
+            .skip(11)
+            .take(2)
+            .map(|ticks| ticks.parse::<u64>().expect("ticks"));
+        ticks.sum::<u64>() * 10 // USER_HZ is 100 wherever we run
+    }
+
+    /// Resident memory in KiB (proc_pid_status(5), `VmRSS`).
+    pub fn resident_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it runs");
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .expect("VmRSS");
+        line.trim().trim_end_matches(" kB").parse().expect("a number")
     }
 
     /// `kill -9`.

@@ -8,6 +8,7 @@
 //!
 //! `Site` itself opens and reads nothing: it says with `SiteAsk` what the next sample is to bring.
 
+mod custom;
 mod hear;
 pub mod lan;
 mod meters;
@@ -26,8 +27,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::collect::conntrack::Usage;
-use crate::config::Config;
-use crate::devices::{Observation, Registry, Source, What};
+use crate::config::{Config, UnknownDevices};
+use crate::devices::{IdentityTable, Observation, Registry, Source, What};
 use crate::firewall;
 use crate::model::{
     Connection, Counters, MacAddress, Measured, Missing, Monotonic, Now, Reason, ThingName, ThingReading,
@@ -181,6 +182,16 @@ impl Site {
             }
         }
         ports
+    }
+
+    /// Who is who, as of the last look at it.
+    pub(super) fn who_is_who(&self) -> &IdentityTable {
+        self.registry.table()
+    }
+
+    /// Whether devices no source names are to be cut off.
+    pub(super) fn cuts_strangers(&self) -> bool {
+        self.settings.unknown_devices == UnknownDevices::Quarantine
     }
 
     /// Whether identities or LAN changed since the last call.

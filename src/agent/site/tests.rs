@@ -246,7 +246,7 @@ fn attempts_count_from_one_report_to_the_next() {
         assured: false,
     };
     let since = |run: &Run| {
-        let devices = run.site.devices(|_| None);
+        let devices = run.site.devices(|_| None, |_| None);
         let since = &devices["things"][0]["connections"]["sinceLastReport"];
         (since["begun"].as_u64().unwrap(), since["unanswered"].as_u64().unwrap())
     };
@@ -275,7 +275,7 @@ fn unknown_devices_are_listed_or_only_counted() {
     for (policy, listed) in [("report", 2), ("ignore", 0)] {
         let mut run = Run::new(&format!("{{discovery: {{unknownDevices: {policy}}}}}"));
         run.sample(1, 0, false);
-        let devices = run.site.devices(|_| None);
+        let devices = run.site.devices(|_| None, |_| None);
         assert_eq!(devices["unknown"].as_array().unwrap().len(), listed, "{policy}");
         assert_eq!(devices["moreUnknown"].as_u64().unwrap(), 2 - listed as u64, "{policy}");
     }

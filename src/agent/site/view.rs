@@ -6,11 +6,16 @@ use super::Site;
 use crate::collect::conntrack::FamilyTracking;
 use crate::config::UnknownDevices;
 use crate::devices::DevicesView;
-use crate::model::{Missing, ThingName};
+use crate::model::{MacAddress, Missing, ThingName};
 
 impl Site {
-    /// Everything `edge-warden devices --json` prints but the fate of reports, which `of_report` adds per thing.
-    pub(in crate::agent) fn devices(&self, of_report: impl Fn(&ThingName) -> Option<Value>) -> Value {
+    /// Everything `edge-warden devices --json` prints. `of_report`: the fate of a thing's reports; `of_stranger`: how
+    /// a device no source names stands with the quarantine.
+    pub(in crate::agent) fn devices(
+        &self,
+        of_report: impl Fn(&ThingName) -> Option<Value>,
+        of_stranger: impl Fn(MacAddress) -> Option<String>,
+    ) -> Value {
         let table = self.registry.table();
         let mut view = DevicesView::of(table);
         if self.settings.unknown_devices == UnknownDevices::Ignore {
@@ -19,7 +24,14 @@ impl Site {
             view.unknown.clear();
         }
         let names: Vec<ThingName> = view.things.iter().map(|row| row.thing.clone()).collect();
+        let strangers: Vec<MacAddress> = view.unknown.iter().map(|row| row.mac).collect();
         let mut value = serde_json::to_value(view).unwrap_or(Value::Null);
+        let rows = value.get_mut("unknown").and_then(Value::as_array_mut);
+        for (row, mac) in rows.into_iter().flatten().zip(strangers) {
+            if let (Some(row), Some(words)) = (row.as_object_mut(), of_stranger(mac)) {
+                row.insert("quarantine".to_owned(), json!(words));
+            }
+        }
         let rows = value.get_mut("things").and_then(Value::as_array_mut);
         for (row, thing) in rows.into_iter().flatten().zip(names) {
             let Some(row) = row.as_object_mut() else { continue };

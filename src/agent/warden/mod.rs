@@ -8,6 +8,7 @@
 //! Order matters everywhere here: enforcing waits for neither disk nor network; releasing is on disk before it is in the
 //! kernel. What the shadows are told is read back from the kernel.
 
+mod alarms;
 mod backend;
 mod events;
 mod kept;
@@ -16,6 +17,7 @@ mod rails;
 mod remembered;
 mod rules;
 mod status;
+mod strangers;
 mod told;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,6 +40,7 @@ use super::shadows::Place;
 use backend::Backend;
 use events::Pending;
 use rails::RailsWatch;
+use strangers::Strangers;
 
 pub use policy::{configured_identities, lan};
 
@@ -71,6 +74,7 @@ pub struct Warden {
     /// Known devices behind each LAN port.
     ports: BTreeMap<String, BTreeSet<MacAddress>>,
     pending: Pending,
+    strangers: Strangers,
     decision: Decision,
     policy: Policy,
     enforced: BTreeMap<ThingName, Enforced>,
@@ -120,6 +124,7 @@ impl Warden {
             configured: policy::configured_identities(config),
             ports: BTreeMap::new(),
             pending: Pending::default(),
+            strangers: Strangers::default(),
             decision: Decision::new(),
             policy: Policy::default(),
             enforced: BTreeMap::new(),
@@ -186,7 +191,7 @@ impl Warden {
     pub(super) fn set_site(
         &mut self,
         mut lan: Lan,
-        identities: BTreeMap<ThingName, Identity>,
+        mut identities: BTreeMap<ThingName, Identity>,
         ports: BTreeMap<String, BTreeSet<MacAddress>>,
         now: Now,
     ) {
@@ -197,6 +202,7 @@ impl Warden {
             let kept = self.lan.interfaces.iter().filter(|name| !lan.bridges.contains(*name));
             lan.interfaces.extend(kept.cloned());
         }
+        identities.extend(self.strangers.identities.clone());
         if self.lan == lan && self.identities == identities && self.ports == ports {
             return;
         }
@@ -259,6 +265,7 @@ impl Warden {
     /// The latest instant for the next [`Warden::tick`].
     pub(super) fn next_wake(&self) -> Monotonic {
         let next = self.next_compare.min(self.next_tell);
+        let next = self.strangers.next_wake().map_or(next, |strangers| next.min(strangers));
         self.quarantine.next_expiry().map_or(next, |expiry| next.min(expiry))
     }
 
