@@ -3,8 +3,7 @@
 use super::*;
 use crate::collect::{HostSample, SocketTable};
 use crate::config::{Mode, RawConfig};
-use crate::devices;
-use crate::model::UnixTime;
+use crate::model::{Now, UnixTime};
 
 const NOW: Monotonic = Monotonic(Duration::from_secs(1));
 
@@ -15,8 +14,8 @@ fn config(metrics: &Value) -> Config {
 }
 
 fn site(config: &Config) -> Site {
-    let now = devices::Now {
-        unix: UnixTime::from_seconds(1_000),
+    let now = Now {
+        wall: UnixTime::from_seconds(1_000),
         monotonic: NOW,
     };
     Site::new(config, "core".parse().unwrap(), Arc::default(), now)

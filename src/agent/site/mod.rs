@@ -8,6 +8,7 @@
 //!
 //! `Site` itself opens and reads nothing: it says with `SiteAsk` what the next sample is to bring.
 
+mod custom;
 mod hear;
 pub mod lan;
 mod meters;
@@ -43,15 +44,6 @@ pub use tallies::FlowTallies;
 
 /// Between two tables of who is who: a flood of neighbours must not keep the loop.
 const RESOLVE_PACE: Duration = Duration::from_millis(250);
-
-/// What a thing began since its last report.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct FlowCounts {
-    /// TCP and UDP flows nobody answered.
-    pub(super) unanswered: u64,
-    /// Different addresses it began flows to.
-    pub(super) destinations: u64,
-}
 
 /// The local things and the LAN.
 pub(super) struct Site {
@@ -241,63 +233,6 @@ impl Site {
         let (events, _) = self.tallies.of(thing);
         let core = self.core_connections.get(thing);
         readings::reading(thing, self.meters.of(thing), &self.flows, core, events.as_ref())
-    }
-
-    // What custom metrics ask.
-
-    /// Local things that are connected to the core's broker.
-    pub(super) fn connected(&self) -> BTreeSet<&str> {
-        let ports = &self.settings.broker_ports;
-        let to_broker =
-            |connections: &BTreeSet<Connection>| connections.iter().any(|to| ports.contains(&to.remote.port()));
-        let connected = self
-            .core_connections
-            .iter()
-            .filter(|(_, connections)| to_broker(connections));
-        connected.map(|(thing, _)| thing.as_str()).collect()
-    }
-
-    /// The devices no source names: those listed, and how many more there are.
-    pub(super) fn unknown_devices(&self) -> (BTreeSet<MacAddress>, u64) {
-        let table = self.registry.table();
-        let listed = table.unknown().iter().map(|device| device.mac).collect();
-        (listed, table.more_unknown())
-    }
-
-    /// How full the table of tracked flows is, in percent.
-    pub(super) fn conntrack_usage(&self) -> Measured<f64> {
-        let full = |usage: &Usage| usage.max > 0;
-        let Some(usage) = self.usage.filter(full) else {
-            return Err(Missing::new(
-                "nf_conntrack_count",
-                Reason::Absent,
-                "connections are not tracked",
-            ));
-        };
-        Ok(usage.percent())
-    }
-
-    /// What a thing began since its last report.
-    pub(super) fn flow_counts(&self, thing: &ThingName) -> Measured<FlowCounts> {
-        match self.sources.get("flow events") {
-            Some(None) => {
-                let events = self.tallies.of(thing).0.unwrap_or_default();
-                Ok(FlowCounts {
-                    unanswered: events.unanswered,
-                    destinations: events.destinations.count(),
-                })
-            }
-            Some(Some(missing)) => Err(missing.clone()),
-            None => Err(Missing::new("flow events", Reason::NotCollected, "not counted yet")),
-        }
-    }
-
-    /// What could not be measured, by name.
-    pub(super) fn failing(&self) -> impl Iterator<Item = &'static str> {
-        let failing =
-            |missing: &Option<Missing>| missing.as_ref().is_some_and(|why| why.reason != Reason::NotCollected);
-        let sources = self.sources.iter().filter(move |(_, missing)| failing(missing));
-        sources.map(|(name, _)| *name)
     }
 
     /// A report of the thing was made.
