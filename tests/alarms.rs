@@ -30,8 +30,7 @@ use edge_warden::greengrass::link::{NucleusEvent, NucleusLink};
 use edge_warden::greengrass::{
     ComponentState, Destination, Incoming, IncomingSender, Nucleus, NucleusError, NucleusKind, SubscriptionId,
 };
-use edge_warden::model::{Counters, MacAddress, Missing, Monotonic, Reason, ThingName, UnixTime};
-use edge_warden::quarantine::Now;
+use edge_warden::model::{Counters, MacAddress, Missing, Monotonic, Now, Reason, ThingName, UnixTime};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
