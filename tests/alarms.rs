@@ -4,6 +4,7 @@
     clippy::unwrap_used,
     clippy::panic,
     clippy::indexing_slicing,
+    clippy::needless_pass_by_value,
     clippy::disallowed_methods,
     reason = "tests: the first surprise ends them, in helpers too, and their deadlines are real time"
 )]
@@ -833,8 +834,7 @@ fn profiles_can_be_tried_out_at_the_command_line() {
     let entry = json!({"profile": "plain.json", "targets": ["cam-*"], "onAlarm": "quarantine"});
     let entry = file("entry.json", entry.to_string());
     let sample = |thing: &str, monotonic: u64, bytes: u64| {
-        let over = json!({"secs": 10, "nanos": 0});
-        let datapoints = json!({"aws:all-bytes-out": {"delta": {"amount": bytes, "over": over}}});
+        let datapoints = json!({"aws:all-bytes-out": {"delta": {"amount": bytes, "overMillis": 10_000}}});
         let time = 1_700_000_000_000 + monotonic;
         json!({"time": time, "monotonic": monotonic, "thing": thing, "role": "local", "datapoints": datapoints})
     };
