@@ -11,6 +11,8 @@
 
 pub mod model;
 
+mod netlink;
+
 pub mod config;
 
 pub mod sandbox;
@@ -20,6 +22,8 @@ pub mod collect;
 pub mod devices;
 
 pub mod report;
+
+pub mod detect;
 
 pub mod quarantine;
 

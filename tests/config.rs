@@ -17,7 +17,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use edge_warden::config::{
-    Config, ConfigError, MAX_FILE_BYTES, MAX_PROBLEMS, Mode, RawConfig, keys, load_component, load_file,
+    Config, ConfigError, MAX_FILE_BYTES, MAX_PROBLEMS, Mode, RawConfig, keys, load_component, load_file, metric_sources,
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -144,7 +144,13 @@ fn what_is_used_has_every_key_that_can_be_written() {
 
 #[test]
 fn the_effective_configuration_reads_back_as_itself() {
-    for case in ["ok-design", "ok-greengrass-types", "ok-named-shadow-off", "ok-empty"] {
+    for case in [
+        "ok-design",
+        "ok-greengrass-types",
+        "ok-named-shadow-off",
+        "ok-empty",
+        "ok-detect",
+    ] {
         let config = load_case(&Path::new(GOLDEN).join(case)).unwrap();
         let again = RawConfig::from_value(config.effective())
             .check(Mode::Greengrass)
@@ -261,13 +267,44 @@ fn every_key_is_documented_and_every_documented_key_exists() {
     }
 }
 
+const CUSTOM_METRICS: &str = include_str!("../docs/custom-metrics.md");
+
+#[test]
+fn every_source_of_custom_metrics_is_documented_with_its_types() {
+    for (source, types, keys) in metric_sources() {
+        if ["file", "command", "topic"].contains(&source) {
+            assert_eq!(types.len(), 4);
+            assert!(
+                CUSTOM_METRICS.contains(&format!("source: {source}")),
+                "{source} has no example"
+            );
+            continue;
+        }
+        let words: Vec<&str> = types.iter().map(|kind| kind.as_str()).collect();
+        let row = CUSTOM_METRICS
+            .lines()
+            .find(|line| line.starts_with(&format!("| `{source}` | {} |", words.join(", "))))
+            .unwrap_or_else(|| panic!("no row for {source} with {words:?}"));
+        for key in keys {
+            assert!(row.contains(&format!("`{key}`")), "{key} is not in the row of {source}");
+        }
+    }
+    for line in CUSTOM_METRICS.lines() {
+        let (example, rest) = line.split_once("source: ").unwrap_or_default();
+        let word = rest.split([',', '}']).next().unwrap();
+        let known = metric_sources().iter().any(|(source, ..)| *source == word);
+        assert!(known || !example.contains("- {"), "{line}");
+    }
+}
+
 #[test]
 fn every_yaml_example_loads() {
     let mut examples = 0;
-    for block in DOCUMENTATION.split("```yaml\n").skip(1) {
+    let pages = [DOCUMENTATION, CUSTOM_METRICS];
+    for block in pages.iter().flat_map(|page| page.split("```yaml\n").skip(1)) {
         let text = block.split("```").next().unwrap();
-        // Included files are examples of their own, further down in the page.
-        let reader = |_: &Path| Ok(Vec::new());
+        // Included files and profiles are examples of their own.
+        let reader = |_: &Path| Ok(b"{}".to_vec());
         let result = RawConfig::from_bytes(Path::new("example.yaml"), text.as_bytes())
             .map(|raw| raw.resolve_includes(Path::new(""), &reader))
             .and_then(|raw| raw.check(Mode::Greengrass));

@@ -387,6 +387,7 @@ impl Running {
                 config,
                 config_error: None,
                 privileges: None,
+                helper: None,
                 boot_id,
                 state_dir: dir.clone(),
                 include_dir: dir.clone(),

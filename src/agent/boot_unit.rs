@@ -2,7 +2,7 @@
 //! so the unit starts a copy of the binary in the state folder, which every start of the agent renews.
 
 use std::io;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use super::files::{self, FileError};
@@ -11,6 +11,9 @@ use super::files::{self, FileError};
 pub const UNIT: &str = "edge-warden-boot.service";
 /// Where administrators' units are (systemd.unit(5)).
 pub const UNIT_DIR: &str = "/etc/systemd/system";
+
+/// Permissions of the copy of the binary.
+const EXECUTABLE: u32 = 0o700;
 
 /// Why the unit is not as it should be.
 #[derive(Debug, thiserror::Error)]
@@ -108,21 +111,22 @@ pub fn install(unit_dir: &Path, state_dir: &Path, binary: &Path) -> Result<(), B
         path: binary.to_owned(),
         source,
     })?;
-    if std::fs::read(&copy).ok().as_deref() != Some(&content) {
-        files::replace(&copy, &content)?;
+    // never without its permissions: a boot may come at any moment
+    let good = |path: &Path| {
+        let mode = std::fs::symlink_metadata(path).map(|found| found.permissions().mode() & 0o7777);
+        matches!(mode, Ok(EXECUTABLE)) && std::fs::read(path).ok().as_deref() == Some(&content)
+    };
+    if !good(&copy) {
+        files::replace_with_mode(&copy, &content, EXECUTABLE)?;
     }
     let failed = |path: &Path| {
         let path = path.to_owned();
         move |source| BootUnitError::Io { path, source }
     };
-    let executable = std::os::unix::fs::PermissionsExt::from_mode(0o700);
-    std::fs::set_permissions(&copy, executable).map_err(failed(&copy))?;
     let path = unit_dir.join(UNIT);
     let text = unit(state_dir);
     if std::fs::read_to_string(&path).ok().as_deref() != Some(text.as_str()) {
-        files::replace(&path, text.as_bytes())?;
-        let readable = std::os::unix::fs::PermissionsExt::from_mode(0o644);
-        std::fs::set_permissions(&path, readable).map_err(failed(&path))?;
+        files::replace_with_mode(&path, text.as_bytes(), 0o644)?;
     }
     // what `systemctl enable` does, which may not be callable from a component
     let wants = unit_dir.join("sysinit.target.wants");

@@ -1,7 +1,7 @@
 //! Files the agent keeps: written whole or not at all, never through a link.
 
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// A file that could not be read or written.
@@ -79,6 +79,14 @@ pub fn read(path: &Path) -> Result<Option<Vec<u8>>, FileError> {
 /// # Errors
 /// [`FileError::Write`].
 pub fn replace(path: &Path, content: &[u8]) -> Result<(), FileError> {
+    replace_with_mode(path, content, 0o600)
+}
+
+/// As [`replace`], with these permissions from the first moment on.
+///
+/// # Errors
+/// [`FileError::Write`].
+pub fn replace_with_mode(path: &Path, content: &[u8], mode: u32) -> Result<(), FileError> {
     let failed = |source| FileError::Write {
         path: path.to_owned(),
         source,
@@ -97,7 +105,11 @@ pub fn replace(path: &Path, content: &[u8]) -> Result<(), FileError> {
             .mode(0o600)
             .open(&beside)?;
         file.write_all(content)?;
+        // whatever the umask of this process takes away
+        file.set_permissions(std::fs::Permissions::from_mode(mode))?;
         file.sync_all()?;
+        // what is open for writing cannot be started (ETXTBSY of execve(2))
+        drop(file);
         std::fs::rename(&beside, path)?;
         if let Some(folder) = path.parent() {
             std::fs::File::open(folder)?.sync_all()?;

@@ -6,6 +6,7 @@ use tokio::task::JoinHandle;
 
 use super::Agent;
 use super::clock::Clock;
+use super::custom::{self, CustomSample};
 use super::host::HostSource;
 use super::site::source::{SiteSample, SiteSource};
 use crate::collect::HostSample;
@@ -17,12 +18,20 @@ use crate::model::Monotonic;
 pub(super) struct Instruments {
     pub(super) host: Box<dyn HostSource>,
     pub(super) site: Box<dyn SiteSource>,
+    pub(super) custom: custom::Source,
 }
 
-pub(super) type Measuring = JoinHandle<(Instruments, HostSample, SiteSample)>;
+/// What a sample brought.
+pub(super) struct Measurement {
+    host: HostSample,
+    site: SiteSample,
+    custom: CustomSample,
+}
+
+pub(super) type Measuring = JoinHandle<(Instruments, Measurement)>;
 
 /// The sample being taken; never ready when none is.
-pub(super) async fn finished(measuring: &mut Option<Measuring>) -> Option<(Instruments, HostSample, SiteSample)> {
+pub(super) async fn finished(measuring: &mut Option<Measuring>) -> Option<(Instruments, Measurement)> {
     match measuring {
         Some(handle) => handle.await.ok(),
         None => std::future::pending().await,
@@ -41,14 +50,17 @@ impl<C: Clock> Agent<C> {
         let mut instruments = self.instruments.take()?;
         self.next_sample = now.after(self.sample_interval());
         self.sampled_at = Some(now);
-        let ask = self.site.ask(flows, self.now());
+        self.flows_asked = flows || self.detecting.needs_flows(&self.site);
+        let ask = self.site.ask(self.flows_asked, self.now());
+        let custom = self.custom.ask(self.clock.real(Duration::from_secs(1)));
         for question in &mut self.report_questions {
             question.measuring = true;
         }
         Some(tokio::task::spawn_blocking(move || {
             let host = instruments.host.collect();
             let site = instruments.site.collect(&host, &ask);
-            (instruments, host, site)
+            let custom = instruments.custom.collect(&custom);
+            (instruments, Measurement { host, site, custom })
         }))
     }
 
@@ -69,24 +81,36 @@ impl<C: Clock> Agent<C> {
         self.reporting.set_local_things(self.site.reporting_things(), now);
     }
 
-    pub(super) fn measured(&mut self, finished: Option<(Instruments, HostSample, SiteSample)>) {
+    pub(super) fn measured(&mut self, finished: Option<(Instruments, Measurement)>) {
         // a collector that panicked is gone; there is nothing left to measure with, so say it and let the nucleus restart us
-        let Some((instruments, sample, site_sample)) = finished else {
+        let Some((instruments, measurement)) = finished else {
             tracing::error!("measuring this host failed in an unforeseen way; reports stop until a restart");
             return;
         };
         self.instruments = Some(instruments);
         self.samples += 1;
+        let Measurement {
+            host: sample,
+            site: site_sample,
+            custom,
+        } = measurement;
         self.reporting.observe(&sample);
         let now = self.now();
         self.warden.look_around(&sample, now);
         let both = self.now();
         self.site.observe(&sample, site_sample, both);
+        let failing = self.reporting.failing().chain(self.site.failing());
+        let failing = failing.map(str::to_owned).collect();
+        self.custom
+            .observe(custom, &sample, &self.site, failing, both.monotonic);
         self.ports_may_differ = true;
         self.sample = sample;
         self.follow_site();
         let begun = self.site.take_begun();
         self.reporting.begin_traffic(&begun, &self.site);
+        self.judge_sample(self.flows_asked);
+        // However long it took: a report must come out of every sample that was taken for one.
+        self.sampled_at = Some(self.clock.monotonic());
         self.report_if_due();
         self.answer_reports();
     }
@@ -97,7 +121,7 @@ impl<C: Clock> Agent<C> {
         if self.reporting.next_due().is_none_or(|due| due > now) || !self.is_fresh(now) {
             return;
         }
-        if let Some(publish) = self.reporting.next_report(&self.site, now, wall) {
+        if let Some(publish) = self.reporting.next_report(&self.site, &mut self.custom, now, wall) {
             let token = self.tokens.next();
             self.reporting.publishing(token, &publish);
             // before the publish: not even a crash right after it may bring the next report too early

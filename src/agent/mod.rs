@@ -5,6 +5,8 @@
 
 pub mod boot_unit;
 pub mod clock;
+mod custom;
+pub mod detecting;
 pub mod files;
 pub mod host;
 mod measuring;
@@ -36,19 +38,22 @@ use crate::greengrass::link::{Command, NucleusLink, Stopped, Token};
 use crate::greengrass::{ComponentState, NucleusKind};
 use crate::model::{Monotonic, Now, ThingName};
 
+pub use custom::{CustomReadings, Helper, HelperError, serve as serve_custom_metrics};
 pub use parts::{Ended, Parts};
 pub use reload::{LAST_GOOD, keep as keep_configuration, remember as remember_configuration};
 
 use clock::Clock;
+use custom::CustomMetrics;
+use detecting::Detecting;
 use measuring::{Instruments, Measuring, finished};
 use reload::Reload;
 use reporting::{Place, Reporting};
 use shadows::Shadows;
 use site::Site;
-use site::watches::{SiteWatches, TableWatch};
+use site::watches::SiteWatches;
 use subscriptions::Subscriptions;
 use warden::Warden;
-use watching::watch_tables_and_links;
+use watching::RuleWatches;
 
 /// The loop looks at the clock at least this often, so suspend and clock changes are noticed.
 const LONGEST_NAP: Duration = Duration::from_secs(5);
@@ -75,10 +80,14 @@ struct Agent<C> {
     /// A sample was taken since the quarantine was last told who is behind which port.
     ports_may_differ: bool,
     site: Site,
+    detecting: Detecting,
+    /// The sample being taken brings the table of flows.
+    flows_asked: bool,
+    custom: CustomMetrics,
     /// Idle between samples; `None` while a sample is being taken.
     instruments: Option<Instruments>,
     next_sample: Monotonic,
-    /// When the last sample was begun.
+    /// When the last sample was begun, or once it is there, when it came.
     sampled_at: Option<Monotonic>,
     samples: u64,
     set_log_level: Box<dyn Fn(LogLevel)>,
@@ -118,11 +127,8 @@ pub async fn run<C: Clock>(parts: Parts<C>, stop: impl Future<Output = ()>) -> E
         monotonic: now,
     };
     let site = Site::new(&parts.config, parts.core.clone(), site_source.tallies(), both);
-    // one watch over all our tables: every own port must be here
-    let mut tables = TableWatch::open(site_source.own_port()).unwrap_or_else(|missing| {
-        tracing::warn!("changes of our tables by others are noticed late: {missing}");
-        TableWatch::none()
-    });
+    let accounting_port = site_source.own_port();
+    let mut rules = RuleWatches::open();
     let mut watches = SiteWatches::none();
     let place = Place {
         mode: parts.mode,
@@ -132,6 +138,7 @@ pub async fn run<C: Clock>(parts: Parts<C>, stop: impl Future<Output = ()>) -> E
         boot_id: &parts.boot_id,
     };
     let reporting = Reporting::begin(&parts.config, &place, &site.reporting_things(), now, clock.wall());
+    let (detecting, gone) = Detecting::begin(&parts.config, &parts.core, parts.kind, &parts.state_dir, both);
     let mut agent = Agent {
         link,
         kind: parts.kind,
@@ -148,11 +155,15 @@ pub async fn run<C: Clock>(parts: Parts<C>, stop: impl Future<Output = ()>) -> E
             parts.privileges,
         ),
         site,
+        detecting,
+        flows_asked: false,
         dropped: (0, now),
+        custom: CustomMetrics::new(&parts.config),
         ports_may_differ: false,
         instruments: Some(Instruments {
             host,
             site: site_source,
+            custom: custom::Source::new(parts.helper, &parts.state_dir),
         }),
         next_sample: now,
         sampled_at: None,
@@ -170,8 +181,8 @@ pub async fn run<C: Clock>(parts: Parts<C>, stop: impl Future<Output = ()>) -> E
     };
     agent.send(Command::UpdateState(ComponentState::Running));
     agent.send(Command::WatchConfiguration);
+    agent.violations(&gone);
     let mut measuring: Option<Measuring> = None;
-    let mut changes = watch_tables_and_links(agent.warden.port());
     tokio::pin!(stop);
     let ended = loop {
         if agent.is_done() {
@@ -185,12 +196,15 @@ pub async fn run<C: Clock>(parts: Parts<C>, stop: impl Future<Output = ()>) -> E
         tokio::task::yield_now().await;
         agent.keep_quarantine();
         agent.keep_strangers();
+        // a changed configuration may have changed the port
+        rules.set_own_ports(accounting_port.into_iter().chain(agent.warden.port()));
         agent.keep_subscriptions();
         let both = agent.now();
         agent.site.turn(both);
         agent.site.keep_watches(&mut watches, both.monotonic);
         agent.follow_site();
         agent.keep_shadows();
+        agent.keep_events();
         agent.report_if_due();
         if measuring.is_none() {
             measuring = agent.measure_if_due();
@@ -203,24 +217,18 @@ pub async fn run<C: Clock>(parts: Parts<C>, stop: impl Future<Output = ()>) -> E
                 None => break Ended::NucleusGone,
             },
             Some(asked) = questions.recv() => agent.answer(asked),
-            Some(change) = changes.recv() => {
-                let now = agent.now();
-                agent.warden.changed(&change, now);
-                if change.iter().any(|change| matches!(change, Change::LinkPresent(_) | Change::LinkGone(_))) {
-                    agent.next_sample = now.monotonic;
-                }
-            }
+            changes = rules.changes() => agent.rules_changed(&changes),
             Some(()) = reloads.recv() => agent.send(Command::Configuration),
             sample = finished(&mut measuring) => {
                 measuring = None;
                 agent.measured(sample);
             }
             news = watches.news() => agent.site.news(news, agent.now()),
-            changes = tables.changes() => agent.site.tables_changed(&changes),
             () = tokio::time::sleep(nap) => {}
         }
     };
     agent.reporting.persist(&agent.state_dir);
+    agent.save_alarms();
     ended_link(agent.link).await;
     ended
 }
@@ -237,6 +245,19 @@ impl<C: Clock> Agent<C> {
     fn is_done(&self) -> bool {
         self.stop_after_reports
             .is_some_and(|wanted| self.reporting.accepted_of_core(self.clock.monotonic()) >= wanted)
+    }
+
+    /// Another program changed our tables, or links came or went.
+    fn rules_changed(&mut self, changes: &[Change]) {
+        let now = self.now();
+        self.warden.changed(changes, now);
+        self.site.tables_changed(changes);
+        if changes
+            .iter()
+            .any(|change| matches!(change, Change::LinkPresent(_) | Change::LinkGone(_)))
+        {
+            self.next_sample = now.monotonic;
+        }
     }
 
     fn nap(&self, measuring: bool) -> Duration {
@@ -256,10 +277,12 @@ impl<C: Clock> Agent<C> {
         }
         wake = wake.min(self.warden.next_wake());
         let subscribed = self.subscriptions.holds(self.shadows.filters());
-        for other in [self.subscriptions.next_retry(), self.shadows.next_wake(subscribed)]
-            .into_iter()
-            .flatten()
-        {
+        let others = [
+            self.subscriptions.next_retry(),
+            self.shadows.next_wake(subscribed),
+            self.detecting.next_wake(),
+        ];
+        for other in others.into_iter().flatten() {
             wake = wake.min(other);
         }
         // never a busy loop, whatever the state above says

@@ -26,6 +26,9 @@ impl<C: Clock> Agent<C> {
     fn nucleus_event(&mut self, event: NucleusEvent) {
         let both = self.now();
         let now = both.monotonic;
+        let Some(event) = self.event_published(event) else {
+            return;
+        };
         match event {
             NucleusEvent::Published { token, result } => match self.shadows.published(token, &result, now) {
                 Some(heard) => heard.into_iter().for_each(|heard| self.heard(heard, both)),
@@ -49,6 +52,9 @@ impl<C: Clock> Agent<C> {
                 if self.site.message(from, &topic, &payload, both) {
                     return;
                 }
+                if self.custom.message(from, &topic, &payload, now) {
+                    return;
+                }
                 if let Some(heard) = self.shadows.message(from, &topic, &payload, now) {
                     self.heard(heard, both);
                 } else if self.reporting.message(&topic, &payload, now) {
@@ -69,8 +75,10 @@ impl<C: Clock> Agent<C> {
                         self.warden.keep_boot_unit(&config);
                     }
                     self.site.reconfigure(&config, both);
+                    self.custom.reconfigure(&config);
                     self.next_sample = now;
                     self.config = config;
+                    self.reconfigure_detection();
                     reload::keep(&self.state_dir, &self.config);
                     if self.config.log.level != level {
                         (self.set_log_level)(self.config.log.level);

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use tokio::sync::mpsc;
 
+use super::custom::Helper;
 use super::host::HostSource;
 use super::site::source::SiteSource;
 use super::warden::Warden;
@@ -14,6 +15,7 @@ use crate::greengrass::NucleusKind;
 use crate::greengrass::link::{NucleusEvents, NucleusLink};
 use crate::model::ThingName;
 use crate::sandbox::Held;
+
 
 /// Everything the agent is made of.
 pub struct Parts<C> {
@@ -55,6 +57,8 @@ pub struct Parts<C> {
     pub last_good_config: Option<PathBuf>,
     /// What this process gave up when it started; `None`: nothing was given up (tests).
     pub privileges: Option<Held>,
+    /// The process that measures custom metrics; `None`: they are measured here, as far as that may.
+    pub helper: Option<Helper>,
     /// Stop after this many accepted reports of the core.
     pub stop_after_reports: Option<u64>,
     /// Told when the log level changes.

@@ -96,6 +96,9 @@ impl<C: Clock> Agent<C> {
             Request::QuarantineWhy { thing } => {
                 let _ = asked.reply.send(Answer::Ok(self.warden.why(&thing)));
             }
+            Request::Alarms => {
+                let _ = asked.reply.send(Answer::Ok(self.detecting.alarms(&self.warden)));
+            }
             Request::Devices => {
                 let _ = asked.reply.send(Answer::Ok(self.devices()));
             }
@@ -154,7 +157,7 @@ impl<C: Clock> Agent<C> {
         self.report_questions = waiting;
         let ready: Vec<ReportQuestion> = ready;
         for question in ready {
-            let made = self.reporting.preview(&question.thing, &self.site, wall);
+            let made = self.reporting.preview(&question.thing, &self.site, &self.custom, wall);
             let answer = match made {
                 None => Answer::Error("nothing was measured yet".to_owned()),
                 Some((report, missing)) => match encode(&report, question.format, question.names, MAX_BYTES) {

@@ -8,7 +8,7 @@ use crate::config::{Config, Mode, load_component};
 use crate::greengrass::NucleusError;
 use crate::sandbox::Held;
 
-use super::files;
+use super::{detecting, files};
 
 /// What became of the configurations the nucleus gave.
 #[derive(Debug)]
@@ -66,6 +66,12 @@ impl Reload {
                 return None;
             }
         };
+        if let Err(error) = detecting::load(&new) {
+            self.refused += 1;
+            tracing::error!(%error, "a security profile of the new configuration is refused; the one in force stays");
+            self.error = Some(error.to_string());
+            return None;
+        }
         self.error = None;
         let changes = current.changes(&new);
         if changes.hot.is_empty() && changes.restart.is_empty() {

@@ -18,6 +18,7 @@ use crate::report::{
     ThingReportStatus, ThingState, encode, next_report_id,
 };
 
+use super::custom::CustomMetrics;
 use super::files;
 use super::host::HostMeter;
 use super::site::Site;
@@ -243,6 +244,11 @@ impl Reporting {
         self.reading = Some(reading);
     }
 
+    /// The core as of the last sample.
+    pub(super) fn core_reading(&self) -> Option<&ThingReading> {
+        self.reading.as_ref()
+    }
+
     /// How a thing's reports are doing.
     pub(super) fn of_thing(&self, now: Monotonic) -> BTreeMap<ThingName, Value> {
         let status = self.schedule.status(now);
@@ -257,10 +263,15 @@ impl Reporting {
         &self,
         thing: &ThingName,
         site: &Site,
+        custom: &CustomMetrics,
         wall: UnixTime,
-    ) -> Option<(Report, BTreeMap<&'static str, String>)> {
-        let local = (*thing != self.core).then(|| site.reading(thing));
-        let reading = local.as_ref().or(self.reading.as_ref())?;
+    ) -> Option<(Report, BTreeMap<String, String>)> {
+        let local = (*thing != self.core).then_some(thing);
+        let mut reading = match local {
+            Some(thing) => site.reading(thing),
+            None => self.reading.clone()?,
+        };
+        reading.custom = custom.of(local);
         let saved = self.schedule.state().things.remove(thing).unwrap_or_default();
         let id = next_report_id(saved.last_report_id, wall);
         let missing = [
@@ -271,8 +282,9 @@ impl Reporting {
         ];
         let missing = missing
             .into_iter()
-            .filter_map(|(block, why)| Some((block, why?.to_string())));
-        Some((Report::between(saved.baseline, reading, id), missing.collect()))
+            .filter_map(|(block, why)| Some((block.to_owned(), why?.to_string())));
+        let missing = missing.chain(custom.missing(local)).collect();
+        Some((Report::between(saved.baseline, &reading, id), missing))
     }
 
     pub(super) fn next_due(&self) -> Option<Monotonic> {
@@ -280,12 +292,19 @@ impl Reporting {
     }
 
     /// The report whose turn it is, made from the newest reading.
-    pub(super) fn next_report(&mut self, site: &Site, now: Monotonic, wall: UnixTime) -> Option<Publish> {
+    pub(super) fn next_report(
+        &mut self,
+        site: &Site,
+        custom: &mut CustomMetrics,
+        now: Monotonic,
+        wall: UnixTime,
+    ) -> Option<Publish> {
         let core = self.reading.as_ref()?;
         let due = self.schedule.due(now, wall)?;
-        let local = (due.thing != self.core).then(|| site.reading(&due.thing));
-        let reading = local.as_ref().unwrap_or(core);
-        let report = Report::between(due.baseline, reading, due.report_id);
+        let local = (due.thing != self.core).then_some(&due.thing);
+        let mut reading = local.map_or_else(|| core.clone(), |thing| site.reading(thing));
+        reading.custom = custom.of(local);
+        let report = Report::between(due.baseline, &reading, due.report_id);
         if report.is_empty() {
             let reason = "nothing could be measured";
             tracing::warn!(thing = %due.thing, "no report: {reason}");
@@ -293,7 +312,10 @@ impl Reporting {
                 .sent(&due.thing, due.report_id, None, Err(reason.to_owned()), now);
             return None;
         }
-        site.reported(&due.thing);
+        match local {
+            Some(thing) => site.reported(thing),
+            None => custom.reported(),
+        }
         match encode(&report, self.format, self.names, self.max_bytes) {
             Ok(encoded) => {
                 if let Some(cut) = encoded.cut {
@@ -450,6 +472,12 @@ impl Reporting {
                 self.save_error = Some(error);
             }
         }
+    }
+
+    /// What could not be measured, by name.
+    pub(super) fn failing(&self) -> impl Iterator<Item = &'static str> {
+        let failing = self.sources.iter().filter(|(_, missing)| missing.is_some());
+        failing.map(|(name, _)| *name)
     }
 
     /// For `status`.

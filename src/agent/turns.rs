@@ -27,6 +27,7 @@ impl<C: Clock> Agent<C> {
         let mut wanted = self.site.filters();
         wanted.extend(replies.iter().cloned());
         wanted.extend(self.shadows.filters().iter().cloned());
+        wanted.extend(self.custom.filters(now));
         self.subscriptions.want(wanted);
         for command in self.subscriptions.commands(now, &mut self.tokens) {
             self.send(command);

@@ -12,7 +12,7 @@ Exit codes:
   0  done
   1  the connection to the Greengrass nucleus was lost (the SDK ends the process; the nucleus starts it again)
   2  the command line was not understood
-  3  the configuration is not valid; the message names each key
+  3  the configuration or a security profile is not valid; the message names each key
   4  it could not be done; the message says why
   5  doctor: something this host needs does not work
 
@@ -54,6 +54,12 @@ pub enum Command {
     Report(Report),
     /// The local things and the unknown devices, as the running agent sees them.
     Devices(Devices),
+    /// The alarms of the security profiles: active ones, and those that ended lately.
+    Alarms(Alarms),
+    /// Try security profiles out before they are deployed.
+    ///
+    /// Nothing is sent and no agent is asked.
+    Detect(Detect),
     /// What the running agent is doing: reports, replies, sources, configuration.
     Status(Status),
     /// Check a configuration file (YAML or JSON) and say everything that is wrong with it.
@@ -73,10 +79,22 @@ pub enum Command {
     Boot(Place),
     /// Remove everything Edge Warden put on this host: rules, stored decisions, state. The agent must be stopped.
     Purge(Purge),
+    /// Measure custom metrics for the agent, which starts this by itself.
+    #[command(name = "measure-custom", hide = true)]
+    MeasureCustom {
+        /// Where what must survive a restart is kept
+        #[arg(long, value_name = "DIR")]
+        state_dir: PathBuf,
+    },
     /// Print a completion script for a shell.
     Completions {
         /// The shell.
         shell: clap_complete::Shell,
+    },
+    /// Print the manual page, of the program or of one verb.
+    Man {
+        /// The verb
+        verb: Option<String>,
     },
 }
 
@@ -168,6 +186,52 @@ pub struct Devices {
     /// Which agent is asked.
     #[command(flatten)]
     pub place: Place,
+}
+
+/// `alarms`
+#[derive(Debug, Args)]
+pub struct Alarms {
+    /// Print everything as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Ask the standalone agent of DIR
+    #[arg(long, value_name = "DIR")]
+    pub standalone: Option<PathBuf>,
+    /// Ask the agent that was started with --state-dir DIR
+    #[arg(long, value_name = "DIR", conflicts_with = "standalone")]
+    pub state_dir: Option<PathBuf>,
+}
+
+/// `detect`
+#[derive(Debug, Args)]
+pub struct Detect {
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: DetectVerb,
+}
+
+/// The verbs of `detect`.
+#[derive(Debug, Subcommand)]
+pub enum DetectVerb {
+    /// What a profile would have done over a recorded history
+    ///
+    /// The agent records its samples with `detect.record: true`, in samples.jsonl in its state folder.
+    Replay {
+        /// A security profile as AWS has it, or an entry of detect.profiles (JSON or YAML); may be given several times
+        #[arg(long = "profile", value_name = "FILE", required = true)]
+        profiles: Vec<PathBuf>,
+        /// Recorded samples; several parts in the order they were recorded
+        #[arg(long, value_name = "FILE", required = true)]
+        samples: Vec<PathBuf>,
+        /// Print the events and what is left as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Each behavior of a profile in a sentence, and what is wrong with those that cannot be used
+    Explain {
+        /// A security profile as AWS has it, or an entry of detect.profiles (JSON or YAML)
+        profile: PathBuf,
+    },
 }
 
 /// `check-config`

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 
+use edge_warden::agent::detecting;
 use edge_warden::config::{Mode, load_file};
 
 use super::{Exit, InvalidConfiguration, args, printable};
@@ -14,12 +15,15 @@ pub fn run(arguments: &args::CheckConfig) -> anyhow::Result<Exit> {
         Mode::Greengrass
     };
     match load_file(&arguments.file, mode) {
-        Ok(_) => {
-            writeln!(
-                std::io::stdout(),
-                "{}: valid",
-                printable(&arguments.file.to_string_lossy())
-            )?;
+        Ok(config) => {
+            let shown = printable(&arguments.file.to_string_lossy());
+            let profiles = detecting::load(&config)
+                .map_err(|error| InvalidConfiguration(format!("{shown} is not a valid configuration:\n{error}")))?;
+            let mut out = std::io::stdout();
+            writeln!(out, "{shown}: valid")?;
+            for words in profiles.warnings {
+                writeln!(out, "warning: {}", printable(&words))?;
+            }
             Ok(Exit::Done)
         }
         Err(error) => Err(InvalidConfiguration(format!("{:#}", anyhow::Error::new(error))).into()),

@@ -1,11 +1,14 @@
 //! The command line: arguments in, documents and exit codes out.
 
+pub mod alarms;
 pub mod args;
 pub mod boot;
 pub mod check_config;
+pub mod detect;
 pub mod devices;
 pub mod doctor;
 pub mod logging;
+pub mod measure;
 pub mod privileges;
 pub mod purge;
 pub mod quarantine;

@@ -11,8 +11,9 @@ use edge_warden::firewall::{AccountingLan, Firewall, NftablesAccounting, Nftable
 use super::{Exit, args, boot, run};
 
 /// Everything an agent keeps in its state folder.
-const OURS: [&str; 13] = [
+const OURS: [&str; 18] = [
     "agent.lock",
+    "alarms.json",
     "audit.jsonl",
     "audit.jsonl.1",
     "audit.jsonl.2",
@@ -25,6 +26,10 @@ const OURS: [&str; 13] = [
     "quarantine.b",
     "quarantine.b.damaged",
     "reports.json",
+    "samples.jsonl",
+    "samples.jsonl.1",
+    "violations-outbox.jsonl",
+    "watched",
 ];
 
 /// Remove everything, if no agent runs.

@@ -7,7 +7,7 @@ use anyhow::{Context, anyhow};
 use edge_warden::agent::clock::{Clock, SystemClock};
 use edge_warden::agent::site::source::KernelSite;
 use edge_warden::agent::warden::Warden;
-use edge_warden::agent::{self, Ended, Parts, files};
+use edge_warden::agent::{self, Ended, Helper, Parts, detecting, files};
 use edge_warden::collect::{HostCollector, HostPaths, HostSample};
 use edge_warden::config::{Config, LogFormat, LogLevel, Mode, STATE_DIR_DEFAULT, load_component, load_file};
 use edge_warden::control::{self, SYSTEM_SOCKET};
@@ -23,7 +23,7 @@ use tokio::sync::mpsc;
 use tracing_subscriber::filter::LevelFilter;
 
 use super::logging::{self, LevelHandle};
-use super::{Exit, InvalidConfiguration, args, privileges};
+use super::{Exit, InvalidConfiguration, args, measure, privileges};
 
 /// The last valid configuration a nucleus gave, in the state folder.
 pub const LAST_GOOD: &str = agent::LAST_GOOD;
@@ -46,6 +46,7 @@ struct Start {
     warden: Warden,
     sample: HostSample,
     privileges: Held,
+    helper: Option<Helper>,
     /// Held until the process ends.
     alone: File,
 }
@@ -65,6 +66,9 @@ pub fn run(arguments: &args::Run) -> anyhow::Result<Exit> {
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        // A turn of the loop may take long when hundreds are cut off at once, and without this sockets are looked at
+        // only after 61 of them.
+        .event_interval(1)
         .build()
         .context("no event loop")?;
     runtime.block_on(serve(start, clock, arguments.stop_after_reports))
@@ -114,6 +118,7 @@ async fn serve(start: Start, clock: SystemClock, stop_after_reports: Option<u64>
         warden: start.warden,
         sample: start.sample,
         privileges: Some(start.privileges),
+        helper: start.helper,
         last_good_config: start.last_good_config,
         stop_after_reports,
         set_log_level: Box::new(move |level| {
@@ -143,6 +148,7 @@ fn begin_standalone(dir: &Path, arguments: &args::Run, clock: SystemClock) -> an
         Some(file) => load_file(file, Mode::Standalone).map_err(invalid)?,
         None => Config::default(),
     };
+    detecting::load(&config).map_err(|error| invalid_profiles(&error))?;
     files::make_folder(dir)?;
     let log = logging::start(filter_of(config.log.level), config.log.format == LogFormat::Json);
     let state_dir = dir.join("state");
@@ -159,6 +165,7 @@ fn begin_standalone(dir: &Path, arguments: &args::Run, clock: SystemClock) -> an
         }
     });
     let read: Vec<&Path> = beside.into_iter().chain([included.as_path()]).collect();
+    let helper = measure::start(Some(&config), &state_dir);
     let held = privileges::give_up(Some(&config), &[dir, &state_dir], &read, None)?;
     let (warden, sample, alone) = enforce_stored(&config, &arguments.thing, &state_dir, &clock)?;
     let (folder, thing, file) = (dir.to_owned(), arguments.thing.clone(), arguments.config.clone());
@@ -189,6 +196,7 @@ fn begin_standalone(dir: &Path, arguments: &args::Run, clock: SystemClock) -> an
         warden,
         sample,
         privileges: held,
+        helper,
         alone,
     })
 }
@@ -211,6 +219,7 @@ fn begin_greengrass(arguments: &args::Run, clock: &SystemClock) -> anyhow::Resul
         .map_or_else(|| PathBuf::from(SYSTEM_SOCKET), |dir| dir.join("control.sock"));
     let folders = [Some(state_dir.as_path()), last_good.parent(), socket.parent()];
     let folders: Vec<&Path> = folders.into_iter().flatten().collect();
+    let helper = measure::start(known.as_ref(), &state_dir);
     let held = privileges::give_up(
         known.as_ref(),
         &folders,
@@ -249,6 +258,7 @@ fn begin_greengrass(arguments: &args::Run, clock: &SystemClock) -> anyhow::Resul
         warden,
         sample,
         privileges: held,
+        helper,
         alone,
         link,
         events,
@@ -285,7 +295,7 @@ fn file_configuration(file: Option<&Path>) -> Result<Value, NucleusError> {
 /// The configuration to begin with: the nucleus's if it is valid, else the last valid one.
 fn choose(answer: Result<Value, NucleusError>, last_good: &Path) -> anyhow::Result<(Config, Option<String>)> {
     let error = match answer {
-        Ok(value) => match load_component(value.clone(), &include_dir(), Mode::Greengrass) {
+        Ok(value) => match checked(value.clone()) {
             Ok(config) => {
                 if let Some(folder) = last_good.parent() {
                     files::make_folder(folder)?;
@@ -293,7 +303,7 @@ fn choose(answer: Result<Value, NucleusError>, last_good: &Path) -> anyhow::Resu
                 agent::remember_configuration(last_good, &value);
                 return Ok((config, None));
             }
-            Err(error) => invalid(error),
+            Err(error) => error,
         },
         Err(error) => anyhow!(error).context("the configuration cannot be read from the nucleus"),
     };
@@ -308,6 +318,13 @@ fn choose(answer: Result<Value, NucleusError>, last_good: &Path) -> anyhow::Resu
         // a first deployment with an invalid configuration: failing lets Greengrass roll it back
         None => Err(error),
     }
+}
+
+/// A component configuration all of which can be used.
+fn checked(value: Value) -> anyhow::Result<Config> {
+    let config = load_component(value, &include_dir(), Mode::Greengrass).map_err(invalid)?;
+    detecting::load(&config).map_err(|error| invalid_profiles(&error))?;
+    Ok(config)
 }
 
 /// The last configuration that was valid, if one is kept and still is.
@@ -361,6 +378,11 @@ fn now(clock: &SystemClock) -> Now {
 
 fn invalid(error: edge_warden::config::ConfigError) -> anyhow::Error {
     InvalidConfiguration(format!("{:#}", anyhow::Error::new(error))).into()
+}
+
+/// A configuration one of whose profiles cannot be evaluated.
+pub fn invalid_profiles(error: &detecting::ProfilesError) -> anyhow::Error {
+    InvalidConfiguration(error.0.join("\n")).into()
 }
 
 fn ready(events: &mut NucleusEvents) -> anyhow::Result<(NucleusKind, ThingName)> {

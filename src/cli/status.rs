@@ -126,6 +126,75 @@ pub fn run(arguments: &args::Status) -> anyhow::Result<Exit> {
     {
         writeln!(out, "  shadow: {}", text(trouble))?;
     }
+    let custom = status.pointer("/customMetrics").and_then(Value::as_object);
+    let custom = custom.filter(|metrics| !metrics.is_empty());
+    if let Some(metrics) = custom {
+        writeln!(out)?;
+        writeln!(out, "CUSTOM METRICS")?;
+        let mut rows = super::plain_table();
+        for (name, row) in metrics {
+            let value = match row.get("missing") {
+                Some(missing) => format!("missing: {}", text(missing)),
+                None => row
+                    .as_object()
+                    .into_iter()
+                    .flatten()
+                    .next()
+                    .map_or_else(String::new, |(kind, value)| {
+                        // A list of a thousand programs is for --json.
+                        match value {
+                            Value::Array(items) => format!("{} items", items.len()),
+                            other => format!("{} {}", text(other), if kind == "things" { "things" } else { "" }),
+                        }
+                    }),
+            };
+            rows.add_row(vec![printable(name), value.trim_end().to_owned()]);
+        }
+        writeln!(out, "{rows}")?;
+    }
+    writeln!(out)?;
+    writeln!(
+        out,
+        "DETECT  {} profiles, {} active alarms; `alarms` lists them",
+        size("/detect/profiles"),
+        at("/detect/activeAlarms")
+    )?;
+    let number = |path: &str| status.pointer(path).and_then(Value::as_u64).unwrap_or_default();
+    for (what, path) in [
+        ("events that wait for the cloud", "/detect/events/waiting"),
+        ("events dropped", "/detect/events/dropped"),
+        ("events not published locally", "/detect/localEventsLost"),
+        ("things that are not judged, too many", "/detect/thingsNotJudged"),
+    ] {
+        if number(path) > 0 {
+            writeln!(out, "  {what}: {}", at(path))?;
+        }
+    }
+    for path in [
+        "/detect/events/error",
+        "/detect/events/trouble",
+        "/detect/recording/trouble",
+    ] {
+        if status.pointer(path).is_some_and(Value::is_string) {
+            writeln!(out, "  {}", at(path))?;
+        }
+    }
+    for (what, words) in status
+        .pointer("/detect/trouble")
+        .and_then(Value::as_object)
+        .into_iter()
+        .flatten()
+    {
+        writeln!(out, "  {}: {}", printable(what), text(words))?;
+    }
+    for words in status
+        .pointer("/detect/warnings")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+    {
+        writeln!(out, "  warning: {}", text(words))?;
+    }
     writeln!(out)?;
     writeln!(out, "SOURCES")?;
     let mut rows = super::plain_table();

@@ -10,7 +10,9 @@ use super::devices;
 use super::effective::{
     Config, Detect, Discovery, Lan, LeaseFile, Log, MAX_BROKER_PORTS, Quarantine, QuarantineShadow, Report,
 };
+use super::metric_checks;
 use super::problem::{ConfigError, Place, Problems};
+use super::profiles::{self, ProfileFiles};
 use super::raw::{
     Included, RawConfig, RawDetect, RawDiscovery, RawLan, RawLeaseFile, RawLists, RawLog, RawQuarantine, RawReport,
     RawShadow,
@@ -50,6 +52,7 @@ impl RawConfig {
             include,
             log,
             included,
+            profile_files,
             main_file,
             mut problems,
         } = self;
@@ -72,8 +75,8 @@ impl RawConfig {
             lan: check_lan(lan.unwrap_or_default(), found),
             devices: devices::check(all_devices, found),
             discovery: check_discovery(discovery.unwrap_or_default(), &included, found),
-            custom_metrics: not_yet("customMetrics", all_metrics, found),
-            detect: check_detect(detect.unwrap_or_default(), &included, found),
+            custom_metrics: metric_checks::check(all_metrics, found),
+            detect: check_detect(detect.unwrap_or_default(), &included, &profile_files, found),
             quarantine: check_quarantine(quarantine.unwrap_or_default(), &included, found),
             state_dir: state_dir
                 .and_then(|value| found.absolute_path(&top.child("stateDir"), &value))
@@ -127,18 +130,6 @@ fn gather(
         items.extend(problems.items(&place, list(&file.lists).cloned()));
     }
     items
-}
-
-/// Refuses a list whose feature this version does not have: a profile that is silently not watched is worse than none.
-fn not_yet(key: &str, items: Vec<(Place, Value)>, problems: &mut Problems) -> Vec<Value> {
-    if let Some((place, value)) = items.into_iter().next() {
-        problems.push(place.problem(
-            &value,
-            "is not in this version",
-            format!("leave {key} empty until a version that has it"),
-        ));
-    }
-    Vec::new()
 }
 
 fn check_report(raw: RawReport, mode: Mode, problems: &mut Problems) -> Report {
@@ -264,7 +255,7 @@ fn within(most: usize, items: Vec<(Place, Value)>, key: &str, problems: &mut Pro
     Vec::new()
 }
 
-fn check_detect(raw: RawDetect, included: &[Included], problems: &mut Problems) -> Detect {
+fn check_detect(raw: RawDetect, included: &[Included], files: &ProfileFiles, problems: &mut Problems) -> Detect {
     let place = Place::document(None).child("detect");
     let profiles = gather(
         raw.profiles,
@@ -273,16 +264,9 @@ fn check_detect(raw: RawDetect, included: &[Included], problems: &mut Problems) 
         |lists| lists.detect.as_ref()?.profiles.as_ref(),
         problems,
     );
-    let profiles = not_yet("detect.profiles", profiles, problems);
-    if let Some(value) = raw.record {
-        let place = place.child("record");
-        if problems.switch(&place, &value) == Some(true) {
-            problems.push(place.problem(&value, "is not in this version", "leave it false"));
-        }
-    }
     Detect {
-        profiles,
-        record: false,
+        profiles: profiles::check(profiles, files, problems),
+        record: switch(problems, &place, "record", raw.record, false),
     }
 }
 

@@ -107,6 +107,16 @@ choice! {
     }
 }
 choice! {
+    /// What an alarm of a security profile does.
+    OnAlarm {
+        /// An event, nothing else.
+        #[default]
+        Report = "report",
+        /// An event, and the thing is cut off.
+        Quarantine = "quarantine",
+    }
+}
+choice! {
     /// Whether the kernel keeps our tables from being flushed by others (nftables owner flag, Linux 6.9 and later).
     TableOwnership {
         /// Own the tables where the kernel can.

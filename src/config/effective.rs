@@ -1,5 +1,6 @@
 //! The configuration in use. Field names are the documented keys in camelCase.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::path::PathBuf;
@@ -11,8 +12,10 @@ use super::choice::{
     Enforcement, LeaseFormat, LogFormat, LogLevel, Posture, ReportFormat, ReportNames, ShadowSource, TableOwnership,
     UnknownDevices,
 };
+use super::metrics::CustomMetric;
+use super::profiles::Profile;
 use super::values::{AutoOr, Changes, InterfaceName, Protected, ShadowName, ThingNameTemplate};
-use crate::model::{MacAddress, ThingName};
+use crate::model::{CustomType, MacAddress, ThingName};
 
 /// Default of `sampleSeconds`.
 pub const SAMPLE_SECONDS_DEFAULT: u32 = 10;
@@ -46,8 +49,8 @@ pub struct Config {
     pub devices: Vec<Device>,
     /// How other local things are found.
     pub discovery: Discovery,
-    /// Custom metrics; none in this version.
-    pub custom_metrics: Vec<Value>,
+    /// Custom metrics; every name once.
+    pub custom_metrics: Vec<CustomMetric>,
     /// Edge detection.
     pub detect: Detect,
     /// Quarantine.
@@ -128,9 +131,9 @@ pub struct LeaseFile {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Detect {
-    /// Security profiles; none in this version.
-    pub profiles: Vec<Value>,
-    /// Whether datapoints are recorded for replay; false in this version.
+    /// Security profiles, those of files read in.
+    pub profiles: Vec<Profile>,
+    /// Whether datapoints are recorded for replay.
     pub record: bool,
 }
 
@@ -259,6 +262,13 @@ impl Config {
     pub fn effective(&self) -> Value {
         // Only strings, numbers, lists and maps with text keys: this cannot fail, and a panic would be worse than null.
         serde_json::to_value(self).unwrap_or(Value::Null)
+    }
+
+    /// The declared type of each custom metric, by name: what a profile may compare it with.
+    #[must_use]
+    pub fn custom_types(&self) -> BTreeMap<&str, CustomType> {
+        let metrics = self.custom_metrics.iter();
+        metrics.map(|metric| (metric.name.as_str(), metric.kind)).collect()
     }
 
     /// The keys in which `new` differs, a list being one key, sorted by what it takes to use them.

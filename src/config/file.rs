@@ -66,7 +66,7 @@ pub fn read_limited(path: &Path) -> io::Result<Vec<u8>> {
 }
 
 impl RawConfig {
-    /// Reads the files named by `include` with `reader` and appends their lists. What is wrong with them is reported
+    /// Reads the files named by `include` and by profiles with `reader`; the lists of included ones are appended. What is wrong with them is reported
     /// by [`RawConfig::check`] with everything else.
     #[must_use]
     pub fn resolve_includes(mut self, base_dir: &Path, reader: &dyn Fn(&Path) -> io::Result<Vec<u8>>) -> Self {
@@ -77,6 +77,7 @@ impl RawConfig {
                 format!("names {} files, more than {MAX_INCLUDES}", items.len()),
                 "put more into each file",
             ));
+            self.read_profiles(base_dir, reader);
             return self;
         }
         let mut seen: Vec<PathBuf> = Vec::new();
@@ -118,6 +119,7 @@ impl RawConfig {
                 Err((wrong, expected)) => self.problems.push(place.problem(&item, wrong, expected)),
             }
         }
+        self.read_profiles(base_dir, reader);
         self
     }
 }

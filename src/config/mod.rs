@@ -14,14 +14,17 @@ mod devices;
 mod effective;
 mod file;
 mod leaf;
+mod metric_checks;
+mod metrics;
 mod problem;
+mod profiles;
 mod raw;
 mod sections;
 mod values;
 
 pub use choice::{
-    Enforcement, LeaseFormat, LogFormat, LogLevel, Posture, ReportFormat, ReportNames, ShadowSource, TableOwnership,
-    UnknownDevices,
+    Enforcement, LeaseFormat, LogFormat, LogLevel, OnAlarm, Posture, ReportFormat, ReportNames, ShadowSource,
+    TableOwnership, UnknownDevices,
 };
 pub use effective::{
     BROKER_PORTS_DEFAULT, Config, Detect, Device, Discovery, INTERVAL_SECONDS_DEFAULT, Lan, LeaseFile, Log,
@@ -29,9 +32,15 @@ pub use effective::{
     SHADOW_NAME_DEFAULT, STATE_DIR_DEFAULT,
 };
 pub use file::{MAX_FILE_BYTES, MAX_INCLUDES, load_component, load_file, read_limited};
+pub use metrics::{
+    CustomMetric, MAX_CUSTOM_METRICS, MetricName, MetricSource, ProcessMatch, ProcessPattern, SourceWord, TOPIC_PREFIX,
+    metric_sources,
+};
 pub use problem::{ConfigError, MAX_PROBLEMS, Problem, Problems};
+pub use profiles::{MAX_PROFILES, Profile, load_profile};
 pub use raw::{
-    RawConfig, RawDetect, RawDevice, RawDiscovery, RawLan, RawLeaseFile, RawLog, RawQuarantine, RawReport, RawShadow,
+    RawConfig, RawCustomMetric, RawDetect, RawDevice, RawDiscovery, RawLan, RawLeaseFile, RawLog, RawProfile,
+    RawQuarantine, RawReport, RawShadow,
 };
 pub use sections::keys;
 pub use values::{

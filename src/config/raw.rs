@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::file;
 use super::problem::{ConfigError, Problems};
+use super::profiles::ProfileFiles;
 use super::sections;
 
 /// Top-level keys of a component configuration that belong to Greengrass itself and are passed over.
@@ -27,7 +28,7 @@ pub struct RawConfig {
     pub devices: Option<Value>,
     /// See [`super::Discovery`].
     pub discovery: Option<RawDiscovery>,
-    /// A list, empty in this version.
+    /// A list of [`RawCustomMetric`].
     pub custom_metrics: Option<Value>,
     /// See [`super::Detect`].
     pub detect: Option<RawDetect>,
@@ -42,6 +43,9 @@ pub struct RawConfig {
     /// What the included files add, once resolved.
     #[serde(skip)]
     pub(super) included: Vec<Included>,
+    /// The files that profiles are named by.
+    #[serde(skip)]
+    pub(super) profile_files: ProfileFiles,
     /// The file this is from, if any.
     #[serde(skip)]
     pub(super) main_file: Option<PathBuf>,
@@ -110,6 +114,29 @@ pub struct RawLeaseFile {
     pub thing_name: Option<Value>,
 }
 
+/// An entry of `customMetrics`
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[allow(missing_docs, reason = "each key is documented at super::CustomMetric")]
+pub struct RawCustomMetric {
+    pub name: Option<Value>,
+    #[serde(rename = "type")]
+    pub kind: Option<Value>,
+    pub source: Option<Value>,
+    pub process: Option<Value>,
+    #[serde(rename = "match")]
+    pub matching: Option<Value>,
+    pub paths: Option<Value>,
+    pub path: Option<Value>,
+    pub interface: Option<Value>,
+    pub command: Option<Value>,
+    pub user: Option<Value>,
+    pub every_seconds: Option<Value>,
+    pub timeout_seconds: Option<Value>,
+    pub topic: Option<Value>,
+    pub max_age_seconds: Option<Value>,
+}
+
 /// `detect`
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -117,6 +144,18 @@ pub struct RawLeaseFile {
 pub struct RawDetect {
     pub profiles: Option<Value>,
     pub record: Option<Value>,
+}
+
+/// An entry of `detect.profiles`
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[allow(missing_docs, reason = "each key is documented at super::Profile")]
+pub struct RawProfile {
+    pub profile: Option<Value>,
+    pub targets: Option<Value>,
+    pub on_alarm: Option<Value>,
+    pub release_when_cleared: Option<Value>,
+    pub force: Option<Value>,
 }
 
 /// `quarantine`

@@ -6,8 +6,8 @@ use serde_json::{Map, Value};
 
 use super::problem::{Place, Problems, similar};
 use super::raw::{
-    RawConfig, RawDetect, RawDetectLists, RawDevice, RawDiscovery, RawDiscoveryLists, RawLan, RawLeaseFile, RawLists,
-    RawLog, RawQuarantine, RawQuarantineLists, RawReport, RawShadow,
+    RawConfig, RawCustomMetric, RawDetect, RawDetectLists, RawDevice, RawDiscovery, RawDiscoveryLists, RawLan,
+    RawLeaseFile, RawLists, RawLog, RawProfile, RawQuarantine, RawQuarantineLists, RawReport, RawShadow,
 };
 
 /// A mapping of the configuration: its dotted path ("" for the whole) and the names of its keys.
@@ -28,7 +28,9 @@ const SECTIONS: &[Section] = &[
 /// The mappings that are items of a list, by the path of the list.
 const ITEM_SECTIONS: &[Section] = &[
     ("devices", fields::<RawDevice>),
+    ("customMetrics", fields::<RawCustomMetric>),
     ("discovery.leases", fields::<RawLeaseFile>),
+    ("detect.profiles", fields::<RawProfile>),
 ];
 
 /// The mappings of an included file.

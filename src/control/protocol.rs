@@ -47,6 +47,8 @@ pub enum Request {
     },
     /// The local things and the unknown devices.
     Devices,
+    /// Active alarms of the security profiles, and recent ones.
+    Alarms,
     /// A thing's report as it would be sent now; nothing is sent.
     Report {
         /// The core's or a local thing's.

@@ -5,11 +5,12 @@ use std::fmt::Write as _;
 
 use super::build::{self, TABLE};
 use super::encode::{self, OWNER, PERSIST};
-use super::netlink::{Message, Netlink, NetlinkError};
+use super::probe::{self, Feature, Lack};
 use super::readback::{self, HeldTable};
 use super::table::{Elements, Family, Table, interface_text};
 use super::{Dropped, Enforced, Firewall, FirewallError, Policy, Posture};
 use crate::model::{MacAddress, UnixTime};
+use crate::netlink::{Message, NetlinkError, Protocol, Socket};
 
 const FAMILIES: [Family; 2] = [Family::Bridge, Family::Netdev];
 
@@ -37,12 +38,18 @@ pub enum Ownership {
 /// The nf_tables backend. Its socket owns the tables: keep it for as long as the process lives.
 #[derive(Debug)]
 pub struct NftablesFirewall {
-    netlink: Netlink,
+    netlink: Socket,
     ownership: TableOwnership,
     /// What we wrote last, as far as we know that it is still there.
     written: Option<Vec<Table>>,
-    /// The interfaces of `policy` that were there when it was written.
+    /// The interfaces its rules are to hang on, as far as the kernel is able to.
+    interfaces: BTreeSet<String>,
+    /// Those they do hang on.
     covered: BTreeSet<String>,
+    /// What this kernel is not able to, as far as that is known.
+    lacks: Vec<Lack>,
+    /// Why part of `policy` was not written.
+    lacking: Option<String>,
     policy: Policy,
 }
 
@@ -58,17 +65,29 @@ pub fn render(policy: &Policy, now: UnixTime) -> String {
 }
 
 impl NftablesFirewall {
-    /// Opens the socket in the network namespace of the calling thread. Changes nothing yet.
+    /// Opens the socket in the network namespace of the calling thread. Changes nothing yet. What the kernel lacks is
+    /// found out when it refuses something.
     ///
     /// # Errors
     /// No netfilter socket to be had.
     pub fn open(ownership: TableOwnership) -> Result<Self, FirewallError> {
-        let netlink = Netlink::netfilter(0).map_err(kernel)?;
+        Self::open_on(ownership, Vec::new())
+    }
+
+    /// As [`NftablesFirewall::open`], on a kernel that is known to lack this.
+    ///
+    /// # Errors
+    /// No netfilter socket to be had.
+    pub fn open_on(ownership: TableOwnership, lacks: Vec<Lack>) -> Result<Self, FirewallError> {
+        let netlink = Socket::open(Protocol::Netfilter).map_err(kernel)?;
         Ok(Self {
             netlink,
             ownership,
             written: None,
+            interfaces: BTreeSet::new(),
             covered: BTreeSet::new(),
+            lacks,
+            lacking: None,
             policy: Policy::default(),
         })
     }
@@ -86,9 +105,47 @@ impl NftablesFirewall {
 
     fn flags(&self) -> u32 {
         match self.ownership {
-            TableOwnership::Auto => OWNER | PERSIST,
-            TableOwnership::Off => 0,
+            TableOwnership::Auto if self.lack(&[Feature::OwnedTables]).is_none() => OWNER | PERSIST,
+            TableOwnership::Auto | TableOwnership::Off => 0,
         }
+    }
+
+    fn lack(&self, needed: &[Feature]) -> Option<&Lack> {
+        self.lacks.iter().find(|lack| needed.contains(&lack.feature))
+    }
+
+    /// The part of the policy this kernel is able to hold, and why not all of it. A family is held as a whole or not at
+    /// all: an isolation with a hole is none.
+    fn possible(&self, policy: &Policy) -> (Policy, Option<FirewallError>) {
+        const EVERYWHERE: [Feature; 4] = [
+            Feature::Nftables,
+            Feature::ElementCounters,
+            Feature::ElementLimits,
+            Feature::Timeouts,
+        ];
+        let mut possible = policy.clone();
+        let mut lacking = None;
+        let families = [
+            (&mut possible.lan.bridges, "bridges", [Feature::Bridge].as_slice()),
+            (
+                &mut possible.lan.interfaces,
+                "plain interfaces",
+                [Feature::Ingress, Feature::Egress].as_slice(),
+            ),
+        ];
+        for (links, what, needed) in families {
+            let lack = self.lack(&EVERYWHERE).or_else(|| self.lack(needed));
+            if let Some(lack) = lack.filter(|_| !links.is_empty()) {
+                let names: Vec<String> = std::mem::take(links).into_iter().collect();
+                lacking.get_or_insert_with(|| FirewallError::Lacking {
+                    what: format!("devices behind {what} ({})", names.join(", ")),
+                    feature: lack.feature,
+                    answer: lack.answer.clone(),
+                });
+            }
+        }
+        // Where nobody is to be isolated nothing is missing.
+        (possible, lacking.filter(|_| !policy.isolated.is_empty()))
     }
 
     /// Element changes only; `None` when that does not lead to `wanted`.
@@ -112,17 +169,6 @@ impl NftablesFirewall {
     /// All tables anew in one transaction, going on with the counters of the old ones.
     fn replace(&mut self, wanted: &[Table], now: UnixTime) -> Result<(), NetlinkError> {
         let flags = self.flags();
-        match self.try_replace(wanted, flags, now) {
-            Err(error) if flags != 0 && unsupported_ownership(&error) => {
-                self.try_replace(wanted, 0, now)?;
-                self.ownership = TableOwnership::Off;
-                Ok(())
-            }
-            result => result,
-        }
-    }
-
-    fn try_replace(&mut self, wanted: &[Table], flags: u32, now: UnixTime) -> Result<(), NetlinkError> {
         let mut operations = Vec::new();
         for family in FAMILIES {
             let present = self.present(family)?;
@@ -179,34 +225,20 @@ impl NftablesFirewall {
         Ok(held)
     }
 
-    /// A chain cannot hang on an interface that is not there (yet, or any more), and one that is missing must not keep
-    /// all others uncovered.
-    fn present_interfaces(&self, names: &BTreeSet<String>) -> BTreeSet<String> {
-        let there = |name: &&String| self.netlink.has_interface(name);
-        names.iter().filter(there).cloned().collect()
+    /// Those of the interfaces rules can hang on. Older kernels know no hook for an interface that is not there (yet, or
+    /// any more), and one that is missing must not keep all others uncovered.
+    fn coverable(&self, names: &BTreeSet<String>) -> BTreeSet<String> {
+        let by_name = self.lack(&[Feature::HooksByName]).is_none();
+        let coverable = |name: &&String| by_name || self.netlink.has_interface(name);
+        names.iter().filter(coverable).cloned().collect()
     }
 
-    /// What the policy we were given last looks like now: elements that ended by themselves are not missed.
-    fn wanted(&self) -> Option<Vec<Table>> {
-        self.written.clone()
-    }
-}
-
-/// Old kernels refuse the flags with one of these (`nf_tables_newtable`: EOPNOTSUPP; before 5.12 EINVAL).
-fn unsupported_ownership(error: &NetlinkError) -> bool {
-    matches!(error.refusal(), Some(code) if code == libc::EOPNOTSUPP || code == libc::EINVAL)
-}
-
-fn kernel(source: NetlinkError) -> FirewallError {
-    FirewallError::Kernel { table: TABLE, source }
-}
-
-impl Firewall for NftablesFirewall {
-    fn enforce(&mut self, policy: &Policy, now: UnixTime) -> Result<(), FirewallError> {
-        policy.check()?;
-        let present = self.present_interfaces(&policy.lan.interfaces);
-        let mut possible = policy.clone();
-        possible.lan.interfaces.clone_from(&present);
+    /// Makes the policy the whole of what the kernel holds, as far as the kernel is known to be able to.
+    fn write(&mut self, policy: &Policy, now: UnixTime) -> Result<(), FirewallError> {
+        let (mut possible, lacking) = self.possible(policy);
+        let interfaces = possible.lan.interfaces;
+        let covered = self.coverable(&interfaces);
+        possible.lan.interfaces = covered.clone();
         let wanted = build::tables(&possible, now);
         let done = match self.step(&wanted, now) {
             Some(Ok(())) => Ok(()),
@@ -218,9 +250,38 @@ impl Firewall for NftablesFirewall {
         };
         done.map_err(kernel)?;
         self.written = Some(wanted);
-        self.covered = present;
+        self.interfaces = interfaces;
+        self.covered = covered;
         self.policy = policy.clone();
-        Ok(())
+        self.lacking = lacking.as_ref().map(ToString::to_string);
+        lacking.map_or(Ok(()), Err)
+    }
+
+    /// What the policy we were given last looks like now: elements that ended by themselves are not missed.
+    fn wanted(&self) -> Option<Vec<Table>> {
+        self.written.clone()
+    }
+}
+
+fn kernel(source: NetlinkError) -> FirewallError {
+    FirewallError::Kernel { table: TABLE, source }
+}
+
+impl Firewall for NftablesFirewall {
+    fn enforce(&mut self, policy: &Policy, now: UnixTime) -> Result<(), FirewallError> {
+        policy.check()?;
+        let written = self.write(policy, now);
+        let Err(FirewallError::Kernel { source, .. }) = &written else {
+            return written;
+        };
+        // A kernel that is not able to, or one that only will not?
+        match source.refusal().map(|_| probe::over(&mut self.netlink)) {
+            Some(Ok(lacks)) if lacks != self.lacks => {
+                self.lacks = lacks;
+                self.write(policy, now)
+            }
+            _ => written,
+        }
     }
 
     fn enforced(&mut self) -> Result<Option<Enforced>, FirewallError> {
@@ -229,8 +290,9 @@ impl Firewall for NftablesFirewall {
             return Ok(None);
         }
         let mut result = summary(&held);
-        let present = self.present_interfaces(&self.policy.lan.interfaces);
-        let uncovered = present.difference(&self.covered);
+        result.differences.extend(self.lacking.clone());
+        let coverable = self.coverable(&self.interfaces);
+        let uncovered = coverable.difference(&self.covered);
         result
             .differences
             .extend(uncovered.map(|name| format!("table netdev: {name} is there and not covered")));
@@ -320,7 +382,9 @@ impl Firewall for NftablesFirewall {
                 .map_err(kernel)?;
         }
         self.written = None;
+        self.interfaces.clear();
         self.covered.clear();
+        self.lacking = None;
         self.policy = Policy::default();
         Ok(())
     }
@@ -391,5 +455,98 @@ fn summary(held: &[(Family, HeldTable)]) -> Enforced {
             Ownership::Plain => 2,
         }),
         differences: Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use nix::sched::{CloneFlags, unshare};
+
+    use super::*;
+    use crate::firewall::{Holding, Isolated, Lan};
+
+    const NOW: UnixTime = UnixTime(1_800_000_000_000);
+
+    /// Runs in a network namespace of its own. Needs root.
+    fn alone(job: impl FnOnce() + Send + 'static) {
+        let job = move || {
+            unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace: run the tests as root");
+            job();
+        };
+        if let Err(panic) = thread::spawn(job).join() {
+            std::panic::resume_unwind(panic);
+        }
+    }
+
+    fn device(n: u8) -> Isolated {
+        Isolated {
+            label: format!("thing-{n}"),
+            macs: [MacAddress([2, 0, 0, 0, 0, n])].into(),
+            v4: [[10, 0, 0, n].into()].into(),
+            v6: BTreeSet::new(),
+            posture: Posture::Isolate,
+            until: None,
+        }
+    }
+
+    fn policy(devices: impl IntoIterator<Item = u8>) -> Policy {
+        Policy {
+            lan: Lan {
+                bridges: ["br0".to_owned()].into(),
+                ..Lan::default()
+            },
+            isolated: devices.into_iter().map(device).collect(),
+            quiet_ports: None,
+        }
+    }
+
+    fn holding(firewall: &mut NftablesFirewall, n: u8) -> Holding {
+        let held = firewall.enforced().unwrap();
+        held.map_or(Holding::Absent, |held| held.holds(&device(n)))
+    }
+
+    #[test]
+    fn answers_that_were_lost_lead_to_everything_being_written_anew() {
+        alone(|| {
+            let mut firewall = NftablesFirewall::open(TableOwnership::Off).unwrap();
+            firewall.enforce(&policy(1..=200), NOW).unwrap();
+            assert_eq!(holding(&mut firewall, 200), Holding::Whole);
+            // Somebody removes the table: every message of the next change is refused, and each refusal answered with a
+            // copy of the message, for which there is no room.
+            let delete = encode::batch(vec![encode::delete_table(Family::Bridge, TABLE)]);
+            let mut other = Socket::open(Protocol::Netfilter).unwrap();
+            other.transact("delete", &delete).unwrap();
+            firewall.netlink.starve();
+            let wanted = build::tables(&policy(1..=100), NOW);
+            let lost = firewall.step(&wanted, NOW).unwrap().unwrap_err();
+            let NetlinkError::Transport { source, .. } = &lost else {
+                panic!("{lost:?}");
+            };
+            assert_eq!(source.raw_os_error(), Some(libc::ENOBUFS));
+            firewall.enforce(&policy(1..=100), NOW).unwrap();
+            assert_eq!(holding(&mut firewall, 100), Holding::Whole);
+            assert_eq!(holding(&mut firewall, 101), Holding::Absent);
+        });
+    }
+
+    #[test]
+    fn a_kernel_that_does_not_answer_leaves_what_was_enforced_and_is_said() {
+        alone(|| {
+            let mut firewall = NftablesFirewall::open(TableOwnership::Off).unwrap();
+            firewall.enforce(&policy(1..=2), NOW).unwrap();
+            let nobody = Socket::open(Protocol::Route).unwrap();
+            let working = std::mem::replace(&mut firewall.netlink, nobody);
+            firewall.enforce(&policy(1..=3), NOW).unwrap_err();
+            firewall.enforced().unwrap_err();
+            firewall.dropped().unwrap_err();
+            firewall.netlink = working;
+            let held = firewall.enforced().unwrap().unwrap();
+            assert_eq!(held.macs.len(), 2, "what was enforced before still is");
+            assert!(!held.differences.is_empty(), "and is not trusted");
+            firewall.enforce(&policy(1..=3), NOW).unwrap();
+            assert_eq!(holding(&mut firewall, 3), Holding::Whole);
+        });
     }
 }

@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 
 use super::encode;
-use super::netlink::{Netlink, NetlinkError, attribute, attributes, be32, be64, text};
 use super::table::{Elements, Family, Table};
+use crate::netlink::{NetlinkError, Socket, attribute, attributes, be32, be64, text};
 
 /// An element as the kernel has it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub(crate) struct HeldTable {
 }
 
 /// The flags of our table of that family, or `None` when there is none.
-pub(crate) fn table_flags(netlink: &mut Netlink, family: Family, name: &str) -> Result<Option<u32>, NetlinkError> {
+pub(crate) fn table_flags(netlink: &mut Socket, family: Family, name: &str) -> Result<Option<u32>, NetlinkError> {
     let request = encode::dump(encode::GETTABLE, family, None, None);
     netlink.dump("read tables", &request, |found: &mut Option<u32>, answer| {
         let body = answer.body.get(4..).unwrap_or_default();
@@ -43,7 +43,7 @@ pub(crate) fn table_flags(netlink: &mut Netlink, family: Family, name: &str) -> 
 
 /// The elements of one set.
 pub(crate) fn elements(
-    netlink: &mut Netlink,
+    netlink: &mut Socket,
     family: Family,
     table: &str,
     set: &str,
@@ -84,7 +84,7 @@ fn counter_values(expression: &[u8]) -> Option<(u64, u64)> {
 }
 
 /// The sum of the counters that stand in rules of the table.
-pub(crate) fn rule_counters(netlink: &mut Netlink, family: Family, name: &str) -> Result<(u64, u64), NetlinkError> {
+pub(crate) fn rule_counters(netlink: &mut Socket, family: Family, name: &str) -> Result<(u64, u64), NetlinkError> {
     let message = encode::dump(encode::GETRULE, family, Some(name), None);
     netlink.dump("read rule counters", &message, |sum: &mut (u64, u64), answer| {
         let body = answer.body.get(4..).unwrap_or_default();
@@ -97,7 +97,7 @@ pub(crate) fn rule_counters(netlink: &mut Netlink, family: Family, name: &str) -
 }
 
 /// The whole table, or `None` when there is none.
-pub(crate) fn read(netlink: &mut Netlink, family: Family, name: &str) -> Result<Option<HeldTable>, NetlinkError> {
+pub(crate) fn read(netlink: &mut Socket, family: Family, name: &str) -> Result<Option<HeldTable>, NetlinkError> {
     let Some(flags) = table_flags(netlink, family, name)? else {
         return Ok(None);
     };
@@ -106,7 +106,7 @@ pub(crate) fn read(netlink: &mut Netlink, family: Family, name: &str) -> Result<
         flags,
         ..HeldTable::default()
     };
-    let by_name = |kind: u16, request: &'static str, named: u16, netlink: &mut Netlink| {
+    let by_name = |kind: u16, request: &'static str, named: u16, netlink: &mut Socket| {
         let message = encode::dump(kind, family, Some(name), None);
         netlink.dump(request, &message, |all: &mut BTreeMap<String, Vec<u8>>, answer| {
             let body = answer.body.get(4..).unwrap_or_default();

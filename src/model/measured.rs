@@ -2,11 +2,13 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// A measured value, or the reason there is none.
 pub type Measured<T> = Result<T, Missing>;
 
 /// Why a source gave nothing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Reason {
     /// The kernel or host does not have it.
     Absent,
@@ -19,7 +21,7 @@ pub enum Reason {
 }
 
 /// A source that gave no value, with enough detail to act on.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Missing {
     /// What was to be read: a path, a netlink table.
     pub source: String,

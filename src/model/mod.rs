@@ -10,6 +10,6 @@ mod time;
 pub use address::{MacAddress, MacAddressError};
 pub use counters::Counters;
 pub use measured::{Measured, Missing, Reason};
-pub use reading::{Connection, CustomValue, ListeningPort, ThingReading};
+pub use reading::{Connection, CustomType, CustomValue, ListeningPort, ThingReading};
 pub use thing::{ThingName, ThingNameError};
 pub use time::{Monotonic, Now, UnixTime};

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Counters, Measured, Missing};
 
@@ -28,7 +28,7 @@ pub struct ListeningPort {
 }
 
 /// The value of a custom metric, one of the four AWS types (API CreateCustomMetric, `metricType`).
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum CustomValue {
     /// `number`
     #[serde(rename = "number")]
@@ -42,6 +42,47 @@ pub enum CustomValue {
     /// `ip-address-list`
     #[serde(rename = "ip_list")]
     IpList(Vec<IpAddr>),
+}
+
+impl CustomValue {
+    /// The type of this value.
+    #[must_use]
+    pub fn kind(&self) -> CustomType {
+        match self {
+            Self::Number(_) => CustomType::Number,
+            Self::NumberList(_) => CustomType::NumberList,
+            Self::StringList(_) => CustomType::StringList,
+            Self::IpList(_) => CustomType::IpAddressList,
+        }
+    }
+}
+
+/// The declared type of a custom metric, which AWS never lets change (API CreateCustomMetric, `metricType`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CustomType {
+    /// `number`
+    #[default]
+    Number,
+    /// `number-list`
+    NumberList,
+    /// `string-list`
+    StringList,
+    /// `ip-address-list`
+    IpAddressList,
+}
+
+impl CustomType {
+    /// The word of the API.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Number => "number",
+            Self::NumberList => "number-list",
+            Self::StringList => "string-list",
+            Self::IpAddressList => "ip-address-list",
+        }
+    }
 }
 
 /// Everything measured about one thing at one instant, in the thing's own point of view; a block that could not be

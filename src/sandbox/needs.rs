@@ -12,6 +12,8 @@ pub struct Needs {
     pub privileges: BTreeMap<Privilege, &'static str>,
     /// The only files and folders that stay open; `None` while nobody knows which are needed.
     pub paths: Option<BTreeMap<PathBuf, Access>>,
+    /// A process beside this one, started before anything is given up, measures custom metrics.
+    pub helper: bool,
 }
 
 /// A privilege beyond those of an ordinary process of the same user.
@@ -50,6 +52,7 @@ pub struct Surroundings {
 const RULES: &str = "nftables, conntrack and the sockets of devices that are cut off";
 const LEASES: &str = "lease files of the DHCP server's user";
 const NOT_OURS: &str = "a folder or socket in use belongs to another user";
+const CUSTOM: &str = "custom metrics of this host, which a process of their own measures";
 const UNKNOWN: &str = "the configuration is not known yet";
 
 /// Folders that hold too much to be opened for the sake of one file in them.
@@ -83,6 +86,7 @@ impl Needs {
         Self {
             privileges,
             paths: Some(paths),
+            helper: config.custom_metrics.iter().any(|metric| metric.source.is_of_host()),
         }
     }
 
@@ -98,6 +102,7 @@ impl Needs {
         Self {
             privileges: privileges.into(),
             paths: None,
+            helper: true,
         }
     }
 
@@ -110,6 +115,9 @@ impl Needs {
             .filter(|(privilege, _)| !held.privileges.contains_key(privilege))
             .map(|(_, reason)| (*reason).to_owned())
             .collect();
+        if self.helper && !held.helper {
+            lacking.push(CUSTOM.to_owned());
+        }
         let Some(open) = &held.paths else { return lacking };
         for (path, access) in self.paths.iter().flatten() {
             let covered = open

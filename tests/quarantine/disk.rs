@@ -1,7 +1,8 @@
 //! A full disk, for real: a tiny tmpfs in a mount namespace of its own. Needs root.
 
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use edge_warden::model::{Monotonic, Now, UnixTime};
@@ -100,4 +101,70 @@ fn fill(disk: &Path) {
     let last: serde_json::Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
     assert_eq!(last["who"], "who-1000");
     println!("the disk was full");
+}
+
+/// Names the state folder to the process that is killed.
+const KILLED: &str = "EDGE_WARDEN_TEST_KILLED";
+
+/// Whenever the writer is killed, what it had said to be on disk is, or the write after it.
+#[test]
+fn kill_9_anywhere_in_the_store_leaves_the_last_state_or_the_next() {
+    if let Some(directory) = std::env::var_os(KILLED) {
+        return write_for_ever(Path::new(&directory));
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let mut least = 0;
+    for round in 0..40_usize {
+        let mut writer = Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "quarantine::disk::kill_9_anywhere_in_the_store_leaves_the_last_state_or_the_next",
+            ])
+            .arg("--nocapture")
+            .env(KILLED, directory.path())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut said = BufReader::new(writer.stdout.take().unwrap());
+        // it is killed while it writes the state after the last it spoke of, in the first rounds before any
+        let number = |line: &str| line.strip_prefix("kept ")?.trim().parse::<usize>().ok();
+        let mut kept = 0;
+        let mut line = String::new();
+        while kept < round.saturating_sub(5) % 7 {
+            line.clear();
+            assert_ne!(said.read_line(&mut line).unwrap(), 0, "it ended by itself");
+            kept += usize::from(number(&line).is_some());
+        }
+        // how far it gets in that is left to chance: every round another number of turns
+        (0..round * 997 % 20_000).for_each(|_| std::hint::spin_loop());
+        writer.kill().unwrap();
+        writer.wait().unwrap();
+        let mut rest = line.clone();
+        said.read_to_string(&mut rest).unwrap();
+        least = rest.lines().filter_map(number).max().unwrap_or(0).max(least);
+        let (_, loaded) = Store::open(directory.path()).expect("never lost");
+        let held = loaded.stored.map_or(0, |stored| {
+            Quarantine::new(Some(stored), Posture::Isolate, EdgeCap::Auto, "b", now())
+                .causes()
+                .len()
+        });
+        assert!(
+            held == least || held == least + 1,
+            "round {round}: {held} instead of {least} or one more"
+        );
+        least = held;
+    }
+    assert!(least > 20, "{least} states were written");
+}
+
+/// One thing more in every state; says which one is kept.
+fn write_for_ever(directory: &Path) {
+    let (mut store, loaded) = Store::open(directory).unwrap();
+    let mut quarantine = Quarantine::new(loaded.stored, Posture::Isolate, EdgeCap::Auto, "b", now());
+    for number in quarantine.causes().len().. {
+        // large enough for writes that take a while and make the files grow
+        add(&mut quarantine, &format!("thing-{number:0100}"));
+        store.save(&quarantine.stored()).unwrap();
+        println!("kept {}", number + 1);
+    }
 }

@@ -8,6 +8,7 @@
 //!
 //! `Site` itself opens and reads nothing: it says with `SiteAsk` what the next sample is to bring.
 
+mod custom;
 mod hear;
 pub mod lan;
 mod meters;

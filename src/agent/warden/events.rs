@@ -21,7 +21,7 @@ pub(super) struct Pending {
 }
 
 impl Pending {
-    fn add(&mut self, effects: Vec<Effect>, to_tell: &mut BTreeSet<ThingName>) {
+    pub(super) fn add(&mut self, effects: Vec<Effect>, to_tell: &mut BTreeSet<ThingName>) {
         let first = effects
             .iter()
             .find(|effect| matches!(effect, Effect::Enforce | Effect::Persist));

@@ -8,6 +8,7 @@
 //! Order matters everywhere here: enforcing waits for neither disk nor network; releasing is on disk before it is in the
 //! kernel. What the shadows are told is read back from the kernel.
 
+mod alarms;
 mod backend;
 mod events;
 mod kept;

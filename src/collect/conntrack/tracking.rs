@@ -60,6 +60,12 @@ pub struct Usage {
 }
 
 impl Usage {
+    /// How full it is, in percent to one place.
+    #[must_use]
+    pub fn percent(self) -> f64 {
+        crate::collect::custom::percent(self.count, self.max.max(1))
+    }
+
     /// True when new flows are being turned away or are about to be.
     #[must_use]
     pub fn is_full(self) -> bool {

@@ -136,6 +136,33 @@ fn a_write_torn_anywhere_leaves_the_old_or_the_new_state() {
 }
 
 #[test]
+fn a_first_start_cut_anywhere_is_a_first_start_or_a_state() {
+    let whole = encode(0, &Stored::nobody()).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let put = |name: &str, bytes: &[u8]| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        std::fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+    };
+    // the first slot is being made under another name
+    for cut in 0..=whole.len() {
+        put("quarantine.a.new", &whole[..cut]);
+        let loaded = Store::read(directory.path()).unwrap();
+        assert!(loaded.stored.is_none() && loaded.damage.is_none(), "byte {cut}");
+    }
+    // it has its name, and the second is being made
+    std::fs::remove_file(directory.path().join("quarantine.a.new")).unwrap();
+    put("quarantine.a", &whole);
+    for cut in 0..=whole.len() {
+        put("quarantine.b.new", &whole[..cut]);
+        assert_eq!(held(&Store::read(directory.path()).unwrap()), [""; 0], "byte {cut}");
+    }
+    let (mut store, _) = Store::open(directory.path()).unwrap();
+    assert!(matches!(store.save(&state(&["cam-1"])).unwrap(), Saved::Both));
+    assert_eq!(held(&Store::read(directory.path()).unwrap()), ["cam-1"]);
+}
+
+#[test]
 fn the_write_after_a_torn_one_repairs_it_and_spares_the_good_slot() {
     let (directory, _) = store_with(&["cam-1"]);
     std::fs::write(slot_path(directory.path(), 1), "torn").unwrap();
