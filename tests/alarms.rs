@@ -4,6 +4,7 @@
     clippy::unwrap_used,
     clippy::panic,
     clippy::indexing_slicing,
+    clippy::needless_pass_by_value,
     clippy::disallowed_methods,
     reason = "tests: the first surprise ends them, in helpers too, and their deadlines are real time"
 )]
@@ -30,8 +31,7 @@ use edge_warden::greengrass::link::{NucleusEvent, NucleusLink};
 use edge_warden::greengrass::{
     ComponentState, Destination, Incoming, IncomingSender, Nucleus, NucleusError, NucleusKind, SubscriptionId,
 };
-use edge_warden::model::{Counters, MacAddress, Missing, Monotonic, Reason, ThingName, UnixTime};
-use edge_warden::quarantine::Now;
+use edge_warden::model::{Counters, MacAddress, Missing, Monotonic, Now, Reason, ThingName, UnixTime};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
@@ -810,4 +810,85 @@ fn a_recording_replays_to_what_happened() {
         event.as_object_mut().unwrap().remove("violationId"); // random
     }
     assert_eq!(live, again);
+}
+
+/// The binary with these arguments: exit code, what it printed, what it complained of.
+fn command(arguments: &[&str]) -> (i32, String, String) {
+    let ended = std::process::Command::new(env!("CARGO_BIN_EXE_edge-warden"))
+        .args(arguments)
+        .output()
+        .unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (ended.status.code().unwrap(), text(ended.stdout), text(ended.stderr))
+}
+
+#[test]
+fn profiles_can_be_tried_out_at_the_command_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str, content: String| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let plain = file("plain.json", bytes_out().to_string());
+    let entry = json!({"profile": "plain.json", "targets": ["cam-*"], "onAlarm": "quarantine"});
+    let entry = file("entry.json", entry.to_string());
+    let sample = |thing: &str, monotonic: u64, bytes: u64| {
+        let datapoints = json!({"aws:all-bytes-out": {"delta": {"amount": bytes, "overMillis": 10_000}}});
+        let time = 1_700_000_000_000 + monotonic;
+        json!({"time": time, "monotonic": monotonic, "thing": thing, "role": "local", "datapoints": datapoints})
+    };
+    let lines = [
+        sample("cam-1", 10_000, 900).to_string(),
+        sample("plug-1", 10_000, 5_000).to_string(),
+        "half a li".to_owned(),
+        sample("cam-1", 20_000, 900).to_string(),
+    ];
+    let samples = file("samples.jsonl", lines.join("\n"));
+
+    let (code, out, _) = command(&["detect", "replay", "--profile", &plain, "--samples", &samples, "--json"]);
+    assert_eq!(code, 0);
+    let replayed: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(
+        (&replayed["samples"], &replayed["unreadableLines"]),
+        (&json!(3), &json!(1))
+    );
+    let events = replayed["events"].as_array().unwrap();
+    assert_eq!(
+        told(events),
+        ["plug-1 Exfiltration in-alarm", "cam-1 Exfiltration in-alarm"]
+    );
+    assert_eq!(replayed["alarms"].as_array().unwrap().len(), 2);
+    // As the agent has it: only its targets, and it says what would be done.
+    let (code, out, _) = command(&["detect", "replay", "--profile", &entry, "--samples", &samples]);
+    assert_eq!(code, 0);
+    assert!(out.contains("cam-1") && !out.contains("plug-1"), "{out}");
+    assert!(
+        out.contains("in-alarm") && out.contains("event, quarantine") && out.contains("1 lines"),
+        "{out}"
+    );
+    let (code, out, _) = command(&["detect", "explain", &plain]);
+    assert_eq!(code, 0);
+    assert!(out.starts_with("Exfiltration\n") && out.contains("1000"), "{out}");
+
+    // A profile that cannot be used, a file that is not there, one without a sample.
+    let mut broken = bytes_out();
+    broken["behaviors"][0]["metric"] = json!("aws:num-messages-sent");
+    let broken = file("broken.json", broken.to_string());
+    for arguments in [
+        &["detect", "explain", broken.as_str()][..],
+        &["detect", "replay", "--profile", &broken, "--samples", &samples],
+    ] {
+        let (code, _, said) = command(arguments);
+        assert_eq!(code, 3, "{said}");
+        assert!(
+            said.contains("ExfiltrationNormal") && said.contains("cloud-side"),
+            "{said}"
+        );
+    }
+    let (code, _, said) = command(&["detect", "explain", "missing.json"]);
+    assert_eq!((code, said.contains("missing.json")), (4, true), "{said}");
+    let empty = file("empty.jsonl", String::new());
+    let (code, _, said) = command(&["detect", "replay", "--profile", &plain, "--samples", &empty]);
+    assert_eq!((code, said.contains("no sample")), (4, true), "{said}");
 }

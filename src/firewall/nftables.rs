@@ -7,9 +7,9 @@ use super::build::{self, TABLE};
 use super::encode::{self, OWNER, PERSIST};
 use super::probe::{self, Feature, Lack};
 use super::readback::{self, HeldTable};
-use super::table::{Elements, Family, Table, interface_text};
-use super::{Dropped, Enforced, Firewall, FirewallError, Policy, Posture};
-use crate::model::{MacAddress, UnixTime};
+use super::table::{Elements, Family, Table};
+use super::{Dropped, Enforced, Firewall, FirewallError, Policy};
+use crate::model::UnixTime;
 use crate::netlink::{Message, NetlinkError, Protocol, Socket};
 
 const FAMILIES: [Family; 2] = [Family::Bridge, Family::Netdev];
@@ -289,7 +289,7 @@ impl Firewall for NftablesFirewall {
         if held.is_empty() {
             return Ok(None);
         }
-        let mut result = summary(&held);
+        let mut result = readback::summary(&held);
         result.differences.extend(self.lacking.clone());
         let coverable = self.coverable(&self.interfaces);
         let uncovered = coverable.difference(&self.covered);
@@ -398,155 +398,5 @@ fn without_timeouts(table: &Table) -> Table {
     table
 }
 
-/// The identities that are in every one of the tables: one that is missing in either gets past there.
-fn summary(held: &[(Family, HeldTable)]) -> Enforced {
-    let keys = |name: &str| {
-        let mut common: Option<BTreeSet<Vec<u8>>> = None;
-        for (_, table) in held {
-            let here: BTreeSet<Vec<u8>> = table
-                .elements
-                .get(name)
-                .into_iter()
-                .flatten()
-                .map(|(key, _)| key.clone())
-                .collect();
-            common = Some(match common {
-                None => here,
-                Some(before) => before.intersection(&here).cloned().collect(),
-            });
-        }
-        common.unwrap_or_default()
-    };
-    let remediate: BTreeSet<Vec<u8>> = held
-        .iter()
-        .filter_map(|(_, table)| table.elements.get(build::REMEDIATE_MAC))
-        .flat_map(|elements| elements.keys().cloned())
-        .collect();
-    let posture = |key: &[u8]| {
-        if remediate.contains(key) {
-            Posture::Remediate
-        } else {
-            Posture::Isolate
-        }
-    };
-    let ownership = held.iter().map(|(_, table)| match table.flags & (OWNER | PERSIST) {
-        flags if flags & OWNER != 0 => Ownership::Owned,
-        PERSIST => Ownership::Orphaned,
-        _ => Ownership::Plain,
-    });
-    Enforced {
-        macs: keys(build::MAC)
-            .into_iter()
-            .filter_map(|key| Some((MacAddress(key.as_slice().try_into().ok()?), posture(&key))))
-            .collect(),
-        v4: keys(build::IP4)
-            .into_iter()
-            .filter_map(|key| Some(<[u8; 4]>::try_from(key).ok()?.into()))
-            .collect(),
-        v6: keys(build::IP6)
-            .into_iter()
-            .filter_map(|key| Some(<[u8; 16]>::try_from(key).ok()?.into()))
-            .collect(),
-        quiet_ports: keys(build::QUIET_PORTS).iter().map(|key| interface_text(key)).collect(),
-        // The weaker of two tables is what counts.
-        ownership: ownership.max_by_key(|ownership| match ownership {
-            Ownership::Owned => 0,
-            Ownership::Orphaned => 1,
-            Ownership::Plain => 2,
-        }),
-        differences: Vec::new(),
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use std::thread;
-
-    use nix::sched::{CloneFlags, unshare};
-
-    use super::*;
-    use crate::firewall::{Holding, Isolated, Lan};
-
-    const NOW: UnixTime = UnixTime(1_800_000_000_000);
-
-    /// Runs in a network namespace of its own. Needs root.
-    fn alone(job: impl FnOnce() + Send + 'static) {
-        let job = move || {
-            unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace: run the tests as root");
-            job();
-        };
-        if let Err(panic) = thread::spawn(job).join() {
-            std::panic::resume_unwind(panic);
-        }
-    }
-
-    fn device(n: u8) -> Isolated {
-        Isolated {
-            label: format!("thing-{n}"),
-            macs: [MacAddress([2, 0, 0, 0, 0, n])].into(),
-            v4: [[10, 0, 0, n].into()].into(),
-            v6: BTreeSet::new(),
-            posture: Posture::Isolate,
-            until: None,
-        }
-    }
-
-    fn policy(devices: impl IntoIterator<Item = u8>) -> Policy {
-        Policy {
-            lan: Lan {
-                bridges: ["br0".to_owned()].into(),
-                ..Lan::default()
-            },
-            isolated: devices.into_iter().map(device).collect(),
-            quiet_ports: None,
-        }
-    }
-
-    fn holding(firewall: &mut NftablesFirewall, n: u8) -> Holding {
-        let held = firewall.enforced().unwrap();
-        held.map_or(Holding::Absent, |held| held.holds(&device(n)))
-    }
-
-    #[test]
-    fn answers_that_were_lost_lead_to_everything_being_written_anew() {
-        alone(|| {
-            let mut firewall = NftablesFirewall::open(TableOwnership::Off).unwrap();
-            firewall.enforce(&policy(1..=200), NOW).unwrap();
-            assert_eq!(holding(&mut firewall, 200), Holding::Whole);
-            // Somebody removes the table: every message of the next change is refused, and each refusal answered with a
-            // copy of the message, for which there is no room.
-            let delete = encode::batch(vec![encode::delete_table(Family::Bridge, TABLE)]);
-            let mut other = Socket::open(Protocol::Netfilter).unwrap();
-            other.transact("delete", &delete).unwrap();
-            firewall.netlink.starve();
-            let wanted = build::tables(&policy(1..=100), NOW);
-            let lost = firewall.step(&wanted, NOW).unwrap().unwrap_err();
-            let NetlinkError::Transport { source, .. } = &lost else {
-                panic!("{lost:?}");
-            };
-            assert_eq!(source.raw_os_error(), Some(libc::ENOBUFS));
-            firewall.enforce(&policy(1..=100), NOW).unwrap();
-            assert_eq!(holding(&mut firewall, 100), Holding::Whole);
-            assert_eq!(holding(&mut firewall, 101), Holding::Absent);
-        });
-    }
-
-    #[test]
-    fn a_kernel_that_does_not_answer_leaves_what_was_enforced_and_is_said() {
-        alone(|| {
-            let mut firewall = NftablesFirewall::open(TableOwnership::Off).unwrap();
-            firewall.enforce(&policy(1..=2), NOW).unwrap();
-            let nobody = Socket::open(Protocol::Route).unwrap();
-            let working = std::mem::replace(&mut firewall.netlink, nobody);
-            firewall.enforce(&policy(1..=3), NOW).unwrap_err();
-            firewall.enforced().unwrap_err();
-            firewall.dropped().unwrap_err();
-            firewall.netlink = working;
-            let held = firewall.enforced().unwrap().unwrap();
-            assert_eq!(held.macs.len(), 2, "what was enforced before still is");
-            assert!(!held.differences.is_empty(), "and is not trusted");
-            firewall.enforce(&policy(1..=3), NOW).unwrap();
-            assert_eq!(holding(&mut firewall, 3), Holding::Whole);
-        });
-    }
-}
+mod tests;

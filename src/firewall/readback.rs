@@ -3,10 +3,13 @@
 //! A rule is the same when every attribute we sent for it comes back with the same value; the kernel adds attributes
 //! (handles, counters) but takes none away.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::encode;
-use super::table::{Elements, Family, Table};
+use super::encode::{self, OWNER, PERSIST};
+use super::nftables::Ownership;
+use super::table::{Elements, Family, Table, interface_text};
+use super::{Enforced, Posture, build};
+use crate::model::MacAddress;
 use crate::netlink::{NetlinkError, Socket, attribute, attributes, be32, be64, text};
 
 /// An element as the kernel has it.
@@ -220,6 +223,66 @@ impl HeldTable {
             }
         }
         differences
+    }
+}
+
+/// The identities that are in every one of the tables: one that is missing in either gets past there.
+pub(crate) fn summary(held: &[(Family, HeldTable)]) -> Enforced {
+    let keys = |name: &str| {
+        let mut common: Option<BTreeSet<Vec<u8>>> = None;
+        for (_, table) in held {
+            let here: BTreeSet<Vec<u8>> = table
+                .elements
+                .get(name)
+                .into_iter()
+                .flatten()
+                .map(|(key, _)| key.clone())
+                .collect();
+            common = Some(match common {
+                None => here,
+                Some(before) => before.intersection(&here).cloned().collect(),
+            });
+        }
+        common.unwrap_or_default()
+    };
+    let remediate: BTreeSet<Vec<u8>> = held
+        .iter()
+        .filter_map(|(_, table)| table.elements.get(build::REMEDIATE_MAC))
+        .flat_map(|elements| elements.keys().cloned())
+        .collect();
+    let posture = |key: &[u8]| {
+        if remediate.contains(key) {
+            Posture::Remediate
+        } else {
+            Posture::Isolate
+        }
+    };
+    let ownership = held.iter().map(|(_, table)| match table.flags & (OWNER | PERSIST) {
+        flags if flags & OWNER != 0 => Ownership::Owned,
+        PERSIST => Ownership::Orphaned,
+        _ => Ownership::Plain,
+    });
+    Enforced {
+        macs: keys(build::MAC)
+            .into_iter()
+            .filter_map(|key| Some((MacAddress(key.as_slice().try_into().ok()?), posture(&key))))
+            .collect(),
+        v4: keys(build::IP4)
+            .into_iter()
+            .filter_map(|key| Some(<[u8; 4]>::try_from(key).ok()?.into()))
+            .collect(),
+        v6: keys(build::IP6)
+            .into_iter()
+            .filter_map(|key| Some(<[u8; 16]>::try_from(key).ok()?.into()))
+            .collect(),
+        quiet_ports: keys(build::QUIET_PORTS).iter().map(|key| interface_text(key)).collect(),
+        // The weaker of two tables is what counts.
+        ownership: ownership.max_by_key(|ownership| match ownership {
+            Ownership::Owned => 0,
+            Ownership::Orphaned => 1,
+            Ownership::Plain => 2,
+        }),
+        differences: Vec::new(),
     }
 }
 

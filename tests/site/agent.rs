@@ -71,9 +71,16 @@ impl Agent {
             .then(|| String::from_utf8(output.stdout).unwrap())
     }
 
+    /// As [`Agent::try_print`], which must succeed. The command line waits 10 s for an answer; a debug build with a thousand
+    /// things on a busy machine may need longer than that once.
     pub(super) fn print(&self, arguments: &[&str]) -> String {
-        self.try_print(arguments)
-            .unwrap_or_else(|| panic!("{arguments:?} failed\n{}", self.log()))
+        let mut printed = None;
+        let came = until(DEADLINE, || {
+            printed = self.try_print(arguments);
+            printed.is_some()
+        });
+        assert!(came, "{arguments:?} failed\n{}", self.log());
+        printed.unwrap()
     }
 
     fn try_ask(&self, arguments: &[&str]) -> Option<Value> {
@@ -146,11 +153,21 @@ impl Agent {
             .collect()
     }
 
-    /// The sum of a field of `network_stats` over all reports of one thing.
+    /// The sum of a field of `network_stats` over all reports of one thing. A report whose acceptance was not heard is
+    /// contained in the one after it too.
     pub(super) fn reported(&self, thing: &str, field: &str) -> u64 {
-        let reports = self.reports(thing);
-        let of = |report: &Value| report["metrics"]["network_stats"][field].as_u64();
-        reports.iter().filter_map(of).sum()
+        sum(&self.reports(thing), field)
+    }
+
+    /// As [`Agent::reported`], of the reports alone that the agent knows to be accepted.
+    pub(super) fn accepted(&self, thing: &str, field: &str) -> u64 {
+        let log = self.log();
+        let mut reports = self.reports(thing);
+        reports.retain(|report| {
+            let heard = format!("report accepted thing={thing} report={}", report["header"]["report_id"]);
+            log.lines().any(|line| line.ends_with(&heard))
+        });
+        sum(&reports, field)
     }
 }
 
@@ -184,6 +201,11 @@ fn launch(ns: &str, dir: &Path) -> Child {
         .stdin(Stdio::null())
         .spawn()
         .unwrap()
+}
+
+fn sum(reports: &[Value], field: &str) -> u64 {
+    let of = |report: &Value| report["metrics"]["network_stats"][field].as_u64();
+    reports.iter().filter_map(of).sum()
 }
 
 fn row(devices: &Value, list: &str, key: &str, value: &str) -> Value {
