@@ -5,6 +5,7 @@
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
+    clippy::cast_precision_loss,
     reason = "a test may stop at the first surprise"
 )]
 
@@ -22,12 +23,13 @@ use support::nucleus::{Destination, Misbehave, Seen, Settings, TestNucleus};
 use support::site::until;
 use support::warden::{Flood, Guarded, devices};
 
-/// 300 s of the agent in 5 s: a window passes while a test waits.
-const FACTOR: u32 = 60;
+/// 300 s of the agent in 10 s: a window passes while a test waits.
+const FACTOR: u32 = 30;
 /// What a busy machine may need for anything here.
 const SOON: Duration = Duration::from_secs(60);
-/// Packets in 300 s that a device may send: pings of a test do not come near.
-const LIMIT: u64 = 1_500;
+/// Packets in 300 s that a device may send: the few pings of a test do not come near, and a flood that has to wait for the
+/// processor is far above.
+const LIMIT: u64 = 200;
 /// Packets a second of a flood, to each of two places.
 const RATE: u32 = 1_000;
 
@@ -37,6 +39,12 @@ fn profiles(release: bool) -> Value {
     let behavior = json!({"name": "Packets", "metric": "aws:all-packets-out", "criteria": criteria});
     let profile = json!({"securityProfileName": "Flood", "behaviors": [behavior]});
     json!([{"profile": profile, "targets": ["cam-0"], "onAlarm": "quarantine", "releaseWhenCleared": release}])
+}
+
+/// Whether the first device reaches its gateway and the internet.
+fn ways(guarded: &Guarded) -> [bool; 2] {
+    let site = &guarded.site;
+    [site.gateway(), site.internet()].map(|host| site.device(0).ping(host.v4.into()))
 }
 
 fn active(alarms: &Value) -> Option<&Value> {
@@ -77,7 +85,7 @@ fn a_flood_is_an_alarm_within_two_samples_and_cuts_off_until_it_ends() {
         "detect": {"record": true, "profiles": profiles(true)},
     }));
     guarded.run();
-    guarded.assert_open(0);
+    assert_eq!(ways(&guarded), [true; 2]);
     let alarms = || guarded.answer(&Request::Alarms);
     assert_eq!(active(&alarms()), None, "nobody floods yet");
 
@@ -85,7 +93,7 @@ fn a_flood_is_an_alarm_within_two_samples_and_cuts_off_until_it_ends() {
     let began = until(SOON, || active(&alarms()).is_some());
     assert!(began, "{:#}\n{}", alarms(), guarded.log());
     // cut off, and the flood goes on all the while
-    let cut = until(SOON, || guarded.reach(0).is_empty());
+    let cut = until(SOON, || ways(&guarded) == [false; 2]);
     assert!(cut, "{:#}\n{}", alarms(), guarded.log());
     let row = active(&alarms()).expect("it lasts").clone();
     assert_eq!(
@@ -115,7 +123,7 @@ fn a_flood_is_an_alarm_within_two_samples_and_cuts_off_until_it_ends() {
     let mut sum = 0.0;
     let crossed = samples.iter().position(|sample| {
         sum += sent(sample);
-        sum > 1_500.0
+        sum > LIMIT as f64
     });
     let alarmed = samples.iter().position(|sample| sample["time"] == row["since"]);
     let (crossed, alarmed) = (
@@ -131,7 +139,7 @@ fn a_flood_is_an_alarm_within_two_samples_and_cuts_off_until_it_ends() {
     drop(flood);
     let cleared = until(SOON, || active(&alarms()).is_none());
     assert!(cleared, "{:#}\n{}", alarms(), guarded.log());
-    guarded.assert_open(0);
+    assert!(until(SOON, || ways(&guarded) == [true; 2]), "{}", guarded.log());
     for destination in ["iotcore", "local"] {
         let mut events = Vec::new();
         let arrived = until(SOON, || {
@@ -177,24 +185,24 @@ fn without_the_cloud_the_same_happens_and_is_told_afterwards_in_order() {
     let mut agent = start();
     let alarms = || ask(&socket, &Request::Alarms).unwrap_or(Value::Null);
     assert!(until(SOON, || alarms()["active"].is_array()), "{}", agent.log());
-    guarded.assert_open(0);
+    assert_eq!(ways(&guarded), [true; 2]);
     nucleus.misbehave(Misbehave::Refuse {
         operation: "PublishToIoTCore".to_owned(),
         code: "ServiceError".to_owned(),
     });
     let flood = Flood::start(site, 0, RATE);
     assert!(until(SOON, || active(&alarms()).is_some()), "{:#}", alarms());
-    assert!(until(SOON, || guarded.reach(0).is_empty()), "{:#}", alarms());
+    assert!(until(SOON, || ways(&guarded) == [false; 2]), "{:#}", alarms());
     let row = active(&alarms()).expect("it lasts").clone();
     // kill -9: neither the alarm nor its event is lost, and the device stays cut off
     agent.kill();
     let mut agent = start();
     assert!(until(SOON, || active(&alarms()).is_some()), "{}", agent.log());
     assert_eq!(active(&alarms()).unwrap()["violationId"], row["violationId"]);
-    assert!(guarded.reach(0).is_empty());
+    assert_eq!(ways(&guarded), [false; 2]);
     drop(flood);
     assert!(until(SOON, || alarms()["active"] == json!([])), "{:#}", alarms());
-    guarded.assert_open(0);
+    assert!(until(SOON, || ways(&guarded) == [true; 2]), "{}", agent.log());
     let waiting = agent.wait_status("two events wait", |status| {
         (status["detect"]["events"]["waiting"] == 2).then(|| status["detect"]["events"].clone())
     });
@@ -296,7 +304,9 @@ fn myapp_starting_a_shell_raises_the_blogs_alarm() {
     assert_eq!(row["normal"], "less-than-equals 0");
     myapp.line();
     assert!(until(SOON, || alarms()["active"] == json!([])), "{}", agent.log());
-    let events = published(&standalone, "iotcore");
+    let events = || published(&standalone, "iotcore");
+    assert!(until(SOON, || events().len() >= 2), "{:#?}", events());
+    let events = events();
     assert_eq!(types(&events), ["in-alarm", "alarm-cleared"]);
     assert_eq!(events[0]["behavior"]["metric"], "num_child_procs_myap");
 }
