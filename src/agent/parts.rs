@@ -16,7 +16,6 @@ use crate::greengrass::link::{NucleusEvents, NucleusLink};
 use crate::model::ThingName;
 use crate::sandbox::Held;
 
-
 /// Everything the agent is made of.
 pub struct Parts<C> {
     /// The time.
