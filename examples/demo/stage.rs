@@ -16,6 +16,9 @@ use crate::traffic::LISTED;
 /// How long the agent may take to stop before it is killed.
 const STOP: Duration = Duration::from_secs(10);
 
+/// How long the agent is asked again and again.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// What the devices of the site are: 0 to 2 are on the bridge, 3 is behind a port of its own.
 const DEVICES: [(&str, &str, &str, bool); 4] = [
     ("camera-1", "IP camera", "bridge br0", true),
@@ -102,7 +105,7 @@ impl Stage {
             .spawn()
             .context("the agent does not start")?;
         self.agent = Some(child);
-        let answers = until(Duration::from_secs(60), || {
+        let answers = until(PATIENCE, || {
             self.ended() || ask(&self.dir().join("control.sock"), &Request::Status).is_ok()
         });
         if !answers || self.ended() {
@@ -133,13 +136,33 @@ impl Stage {
         std::fs::read_to_string(self.log_path()).unwrap_or_default()
     }
 
-    /// Asks the agent over its control socket.
+    /// Asks the agent over its control socket, again when it is too busy to answer.
     pub(crate) fn ask(&self, request: &Request) -> anyhow::Result<Value> {
-        ask(&self.dir().join("control.sock"), request).with_context(|| format!("the agent's log:\n{}", self.log()))
+        let once = || ask(&self.dir().join("control.sock"), request);
+        let mut last = once();
+        until(PATIENCE, || {
+            if last.is_err() {
+                last = once();
+            }
+            last.is_ok()
+        });
+        last.with_context(|| format!("the agent's log:\n{}", self.log()))
     }
 
-    /// Runs `edge-warden` with these arguments on the gateway.
+    /// Runs `edge-warden` with these arguments on the gateway. On a machine so busy that the agent does not come to
+    /// answer, it is asked again: what the story asks for may be asked twice.
     pub(crate) fn cli(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let mut last = self.cli_once(arguments);
+        until(PATIENCE, || {
+            if last.is_err() {
+                last = self.cli_once(arguments);
+            }
+            last.is_ok()
+        });
+        last
+    }
+
+    fn cli_once(&self, arguments: &[&str]) -> anyhow::Result<String> {
         let output = self
             .on_gateway()
             .args(arguments)

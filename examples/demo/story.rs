@@ -17,8 +17,8 @@ use crate::traffic::{Counts, LISTED, Rogue, Traffic};
 const CAMERA: usize = 0;
 /// Who goes rogue later, behind a routed port.
 const READER: usize = 3;
-/// More packets than this in five minutes are a mass upload.
-const MOST_PACKETS: u64 = 3000;
+/// More bytes than this in five minutes are a mass upload: its everyday traffic would take ten minutes for them.
+const MOST_BYTES: u64 = 3_000_000;
 /// Who does nothing wrong all the time.
 const NEIGHBOURS: [usize; 2] = [1, 2];
 
@@ -118,7 +118,7 @@ fn profiles() -> Value {
     });
     let upload = json!({
         "comparisonOperator": "less-than",
-        "value": {"count": MOST_PACKETS},
+        "value": {"count": MOST_BYTES},
         "durationSeconds": 300,
         "consecutiveDatapointsToAlarm": 1,
         "consecutiveDatapointsToClear": 1,
@@ -139,7 +139,7 @@ fn profiles() -> Value {
         {
             "profile": {
                 "securityProfileName": "Volume",
-                "behaviors": [{"name": "NoMassUpload", "metric": "aws:all-packets-out", "criteria": upload}],
+                "behaviors": [{"name": "NoMassUpload", "metric": "aws:all-bytes-out", "criteria": upload}],
             },
             "targets": ["badge-*"],
             "onAlarm": "report",

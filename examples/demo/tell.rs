@@ -87,19 +87,19 @@ impl Tell {
         Ok(())
     }
 
-    /// Waits until something is so, at most a minute.
+    /// Waits until something is so, at most three minutes: the machine may be busy.
     ///
     /// # Errors
     /// When it does not come to be so, or the story is to end.
     pub(crate) fn wait<T>(&self, what: &str, mut found: impl FnMut() -> Option<T>) -> anyhow::Result<T> {
-        let end = Instant::now() + Duration::from_secs(60);
+        let end = Instant::now() + Duration::from_secs(180);
         loop {
             if let Some(found) = found() {
                 return Ok(found);
             }
             self.check()?;
             if Instant::now() > end {
-                bail!("waited a minute in vain for {what}");
+                bail!("waited three minutes in vain for {what}");
             }
             std::thread::sleep(Duration::from_millis(1));
         }

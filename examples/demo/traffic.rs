@@ -287,7 +287,7 @@ fn stream(
         content.extend([u8::try_from(n).unwrap_or(u8::MAX), u8::from(kind == Kind::Telemetry)]);
         let sent = Instant::now().saturating_duration_since(counts.began);
         content.extend(u64::try_from(sent.as_nanos()).unwrap_or(u64::MAX).to_be_bytes());
-        content.resize(if kind == Kind::Telemetry { 120 } else { 600 }, 0);
+        content.resize(if kind == Kind::Telemetry { 120 } else { 1200 }, 0);
         if own.send_to(&content, target).is_ok()
             && let Some(device) = counts.device(n)
         {

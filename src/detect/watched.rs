@@ -42,11 +42,10 @@ impl Watched {
         size_of::<(ThingName, Self)>() + name.as_str().len() + courses + alarms + windows
     }
 
-    /// True when none of its metrics was measured for two days.
+    /// True when none of its metrics was measured for two days, and not because it is cut off.
     pub(super) fn is_gone(&self, at: u64) -> bool {
-        self.courses
-            .iter()
-            .all(|course| course.alarm.is_none() && is_silent(course, at))
+        let silent = |course: &Course| course.alarm.is_none() && is_silent(course, at);
+        !self.cut_off && self.courses.iter().all(silent)
     }
 
     /// Adds this sample's deltas to the windows; which of them moved.

@@ -200,7 +200,7 @@ fn help_explains_exit_codes_and_completions_are_a_script() {
     let help = stdout(&["--help"]);
     for word in [
         "Exit codes:",
-        "3  the configuration is not valid",
+        "3  the configuration or a security profile is not valid",
         "check-config",
         "AWS_IOT_THING_NAME",
     ] {

@@ -22,7 +22,9 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, TcpStream};
 use std::time::Duration;
 
-use edge_warden::firewall::{Change, Isolated, NftablesFirewall, Noticed, Policy, Posture, TableOwnership, Watch};
+use edge_warden::firewall::{
+    Change, Firewall, Isolated, NftablesFirewall, Noticed, Ownership, Policy, Posture, TableOwnership, Watch,
+};
 use edge_warden::model::UnixTime;
 use rustix::event::{PollFd, PollFlags, poll};
 
@@ -54,6 +56,18 @@ fn policy(site: &Site, devices: &[&Host], posture: Posture) -> Policy {
 
 fn open(site: &Site, ownership: TableOwnership) -> NftablesFirewall {
     site.gateway().enter(|| NftablesFirewall::open(ownership).unwrap())
+}
+
+/// Ends the owner of the tables. A program another thread is just starting holds a copy of the owner's socket until it
+/// runs, and the kernel sees the end only then: it is waited for.
+fn end(site: &Site, owner: NftablesFirewall) {
+    drop(owner);
+    let mut onlooker = open(site, TableOwnership::Off);
+    let mut owned = || {
+        let held = onlooker.enforced().unwrap();
+        held.is_some_and(|held| held.ownership == Some(Ownership::Owned))
+    };
+    assert!(until(SOON, || !owned()), "the tables have no owner");
 }
 
 /// Whether an echo still comes back on an established connection.

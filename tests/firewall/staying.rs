@@ -9,7 +9,7 @@ use edge_warden::firewall::{
 use edge_warden::model::UnixTime;
 
 use crate::support::site::{Host, Options, Site, until};
-use crate::{NOW, SOON, isolated, open, policy, reaches, wait_tables};
+use crate::{NOW, SOON, end, isolated, open, policy, reaches, wait_tables};
 
 #[test]
 fn enforcing_twice_is_enforcing_once_and_counters_stay() {
@@ -29,7 +29,7 @@ fn enforcing_twice_is_enforcing_once_and_counters_stay() {
     // Another one joins, the agent restarts, the LAN changes: the counters go on.
     let mut both = policy(&site, &[device, other], Posture::Isolate);
     firewall.enforce(&both, NOW).unwrap();
-    drop(firewall);
+    end(&site, firewall);
     let mut restarted = open(&site, TableOwnership::Auto);
     assert!(
         restarted.enforced().unwrap().unwrap().macs.contains_key(&device.mac),
@@ -70,7 +70,7 @@ fn the_kernel_ends_it_by_itself_at_the_given_time() {
     cut.isolated[0].until = Some(UnixTime(NOW.0 + 2500));
     firewall.enforce(&cut, NOW).unwrap();
     assert!(!device.ping(target));
-    drop(firewall);
+    end(&site, firewall);
     assert!(reaches(device, target), "the kernel let it go");
     // A later end replaces an earlier one without a gap, and an end in the past isolates nobody.
     let mut firewall = open(&site, TableOwnership::Auto);
@@ -113,7 +113,7 @@ fn owned_tables_survive_a_flush_of_everything() {
     let enforced = firewall.enforced().unwrap().unwrap();
     assert_eq!(enforced.differences, Vec::<String>::new());
     assert_eq!(enforced.holds(&isolated(device, Posture::Isolate)), Holding::Whole);
-    drop(firewall);
+    end(&site, firewall);
     let mut other = open(&site, TableOwnership::Auto);
     assert_eq!(other.enforced().unwrap().unwrap().ownership, Some(Ownership::Orphaned));
     // From either kind to either kind, without anybody getting out.
@@ -128,7 +128,7 @@ fn owned_tables_survive_a_flush_of_everything() {
         firewall.enforce(&cut, NOW).unwrap();
         assert_eq!(firewall.enforced().unwrap().unwrap().ownership, Some(ownership));
     }
-    drop(other);
+    end(&site, other);
     plain.enforce(&cut, NOW).unwrap();
     assert_eq!(plain.enforced().unwrap().unwrap().ownership, Some(Ownership::Plain));
     let mut again = open(&site, TableOwnership::Auto);
@@ -283,8 +283,7 @@ fn nothing_leaks_while_the_tables_are_changed_replaced_and_handed_over() {
                 firewall.distrust();
             }
             _ => {
-                drop(firewall);
-                site.gateway().shell("nft list tables >/dev/null");
+                end(&site, firewall);
                 firewall = open(&site, TableOwnership::Auto);
             }
         }

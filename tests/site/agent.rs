@@ -71,9 +71,16 @@ impl Agent {
             .then(|| String::from_utf8(output.stdout).unwrap())
     }
 
+    /// As [`Agent::try_print`], which must succeed. The command line waits 10 s for an answer; a debug build with a thousand
+    /// things on a busy machine may need longer than that once.
     pub(super) fn print(&self, arguments: &[&str]) -> String {
-        self.try_print(arguments)
-            .unwrap_or_else(|| panic!("{arguments:?} failed\n{}", self.log()))
+        let mut printed = None;
+        let came = until(DEADLINE, || {
+            printed = self.try_print(arguments);
+            printed.is_some()
+        });
+        assert!(came, "{arguments:?} failed\n{}", self.log());
+        printed.unwrap()
     }
 
     fn try_ask(&self, arguments: &[&str]) -> Option<Value> {

@@ -232,10 +232,12 @@ mod tests {
         ]);
         assert!(samples[0].values.is_empty());
         assert!(samples[2].values["load"].is_ok(), "what has no choice may come later");
-        assert!(samples[2].values["boot"].is_ok(), "{:?}", samples[2].values);
+        // On a busy machine it may be late; it is not refused.
+        let refused = |value: &Measured<_>| value.as_ref().is_err_and(|missing| missing.reason == Reason::Denied);
+        assert!(!refused(&samples[1].values["boot"]) && !refused(&samples[2].values["boot"]));
         for (sample, name) in [(&samples[2], "secret"), (&samples[3], "boot")] {
+            assert!(refused(&sample.values[name]), "{name}");
             let missing = sample.values[name].as_ref().unwrap_err();
-            assert_eq!(missing.reason, Reason::Denied, "{missing}");
             assert!(missing.detail.contains("next start"), "{missing}");
         }
     }

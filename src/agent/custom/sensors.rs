@@ -298,8 +298,8 @@ fn start<T: Clone + Send + 'static>(
     look: impl FnMut() -> Measured<T> + Send + 'static,
 ) {
     if !sources.contains_key(name) {
-        let started = Poked::start(source, look).inspect(Poked::ask);
-        sources.insert(name.to_owned(), started);
+        // Not asked yet: the sample that follows does, and a second question would make the first answer late.
+        sources.insert(name.to_owned(), Poked::start(source, look));
     }
 }
 
