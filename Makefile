@@ -9,7 +9,7 @@ TARGET    := $(shell uname -m)-unknown-linux-gnu
 PACKAGED  := target/$(TARGET)/release/edge-warden
 PYTHON    := .venv/bin/python
 
-.PHONY: help setup venv build run demo test cloud-test cloud-package check bench package deploy-local clean
+.PHONY: help setup venv build run demo test cloud-test cloud-package check bench package package-all deploy-local clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -23,6 +23,10 @@ build: setup ## debug build
 package: setup ## the static release binary, laid out for a Greengrass deployment in greengrass-build/
 	./build.sh
 
+package-all: setup ## the same for every architecture: amd64, aarch64, arm
+	@scripts/setup.sh cross
+	./build.sh all
+
 run: package ## show this host's Device Defender report, then run the agent on the embedded stand-in (no AWS account)
 	$(PACKAGED) report --interval 2
 	rm -rf target/standalone
@@ -31,8 +35,10 @@ run: package ## show this host's Device Defender report, then run the agent on t
 	@echo "Two reports were published and accepted; from target/standalone/published.jsonl:"
 	@grep /defender/ target/standalone/published.jsonl | cut -c 1-400
 
-demo:
-	@echo "make demo comes with a later release; 'make run' shows the agent on this host" >&2; exit 1
+demo: package ## a site in network namespaces, a device that goes rogue, its cut and release; ends with a page (root)
+	@scripts/setup.sh site
+	cargo build --example demo
+	scripts/as-root.sh env EDGE_WARDEN_BINARY=$(CURDIR)/$(PACKAGED) target/debug/examples/demo
 
 venv: setup ## the Python tools the tests check us against
 	@scripts/setup.sh venv
@@ -43,10 +49,12 @@ check: setup ## format, lints, docs
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --quiet
 
 test: ## every test: lints, unit, golden, scenario, network namespaces (root), the packaged binary
-	@scripts/setup.sh build test venv
+	@scripts/setup.sh build cross test venv
 	$(MAKE) check
 	./build.sh
+	PROFILE=cross-test ./build.sh aarch64 arm
 	scripts/as-root.sh env EDGE_WARDEN_BINARY=$(CURDIR)/$(PACKAGED) cargo test
+	scripts/as-root.sh cargo test --test cross
 	$(PYTHON) tests/cross/cbor_check.py tests/golden/report
 
 cloud-test: ## the AWS side: its template, its Lambda function against moto, and from an alarm to a cut device (root)

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Deploys the packaged component to the nucleus on this machine.
+# Deploys the packaged component to the nucleus on this machine: nucleus lite, the Java nucleus, or the one that
+# compose.yaml started.
 # Usage: deploy-local.sh COMPONENT VERSION
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -24,8 +25,12 @@ if [ -n "$lite" ]; then
 elif [ -n "$classic" ]; then
     exec scripts/as-root.sh "$classic" deployment create --recipeDir "$stage/recipes" \
         --artifactDir "$stage/artifacts" --merge "$component=$version"
+elif command -v docker >/dev/null && [ -n "$(docker compose ps --quiet greengrass 2>/dev/null)" ]; then
+    # the container sees greengrass-build as /edge-warden
+    exec docker compose exec -T greengrass /greengrass/v2/bin/greengrass-cli deployment create \
+        --recipeDir /edge-warden/recipes --artifactDir /edge-warden/artifacts --merge "$component=$version"
 else
-    echo "deploy-local: neither greengrass-cli nor ggl-cli found on this machine." >&2
+    echo "deploy-local: neither greengrass-cli nor ggl-cli found on this machine, and no container of compose.yaml." >&2
     echo "Install a nucleus first; recipe and artifacts are ready in $stage." >&2
     exit 1
 fi

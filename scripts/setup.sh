@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what a fresh Debian or Ubuntu lacks, and nothing when everything is there.
-# Usage: setup.sh [build] [test] [venv]
+# Usage: setup.sh [build] [cross] [site] [test] [venv]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -61,17 +61,49 @@ setup_build() {
     install_rust
 }
 
-setup_test() {
+setup_cross() { # binaries for the architectures this machine is not
+    local missing=() architectures=()
+    while read -r machine compiler libc target; do
+        [ "$machine" != "$(uname -m)" ] || continue
+        has "$compiler" || missing+=("$(echo "gcc-${compiler%-gcc}" | tr _ -)")
+        dpkg-query -W "$libc" >/dev/null 2>&1 || missing+=("$libc")
+        architectures+=("$target")
+    done <<'END'
+x86_64 x86_64-linux-gnu-gcc libc6-dev-amd64-cross x86_64-unknown-linux-gnu
+aarch64 aarch64-linux-gnu-gcc libc6-dev-arm64-cross aarch64-unknown-linux-gnu
+armv7l arm-linux-gnueabihf-gcc libc6-dev-armhf-cross armv7-unknown-linux-gnueabihf
+END
+    # Debian's Rust has the standard library of its own architecture only; build.sh makes the others from the source
+    rustup_is_used || [ -e "$(rustc --print sysroot)/lib/rustlib/src/rust/library/Cargo.toml" ] || missing+=(rust-web-src)
+    install_packages "${missing[@]}"
+    if rustup_is_used; then rustup --quiet target add "${architectures[@]}"; fi
+}
+
+rustup_is_used() { has rustup && rustup which rustc >/dev/null 2>&1; }
+
+setup_site() { # what a site of network namespaces is made with
     local missing=()
     has nft || [ -x /usr/sbin/nft ] || missing+=(nftables)
     has ip || [ -x /sbin/ip ] || missing+=(iproute2)
-    has conntrack || [ -x /usr/sbin/conntrack ] || missing+=(conntrack)
     has ethtool || [ -x /sbin/ethtool ] || missing+=(ethtool)
+    has ping || missing+=(iputils-ping)
+    install_packages "${missing[@]}"
+}
+
+setup_test() {
+    setup_site
+    local missing=()
+    has conntrack || [ -x /usr/sbin/conntrack ] || missing+=(conntrack)
     has tcpdump || [ -x /usr/bin/tcpdump ] || missing+=(tcpdump)
     has dnsmasq || [ -x /usr/sbin/dnsmasq ] || missing+=(dnsmasq-base)
+    # binaries for other architectures run in an emulator
+    has qemu-aarch64-static && has qemu-arm-static || missing+=(qemu-user-static)
+    # compose.yaml is read by the program it is for
+    docker compose version >/dev/null 2>&1 || has docker-compose || missing+=(docker-compose)
+    # the demo's page is opened in a browser
+    has chromium || missing+=(chromium)
     has udhcpc || [ -x /sbin/udhcpc ] || missing+=(udhcpc)
     has systemd-analyze || missing+=(systemd)
-    has ping || missing+=(iputils-ping)
     has openssl || missing+=(openssl)
     if has mosquitto || [ -x /usr/sbin/mosquitto ]; then
         install_packages "${missing[@]}"
@@ -97,7 +129,7 @@ setup_venv() {
 
 for part in "${@:-build}"; do
     case $part in
-        build | test | venv) "setup_$part" ;;
-        *) say "unknown part $part (build, test, venv)" >&2; exit 2 ;;
+        build | cross | site | test | venv) "setup_$part" ;;
+        *) say "unknown part $part (build, cross, site, test, venv)" >&2; exit 2 ;;
     esac
 done

@@ -11,6 +11,8 @@
 
 pub mod model;
 
+mod netlink;
+
 pub mod config;
 
 pub mod sandbox;

@@ -31,6 +31,7 @@ fn main() -> ExitCode {
         Command::Purge(arguments) => cli::purge::purge(&arguments),
         Command::MeasureCustom { state_dir } => cli::measure::run(&state_dir),
         Command::Completions { shell } => completions(shell),
+        Command::Man { verb } => manual(verb.as_deref()),
     };
     let exit = ended.unwrap_or_else(|error| {
         if is_closed_stdout(&error) {
@@ -53,6 +54,24 @@ fn completions(shell: clap_complete::Shell) -> anyhow::Result<Exit> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Arguments::command(), "edge-warden", &mut script);
     std::io::stdout().lock().write_all(&script)?;
+    Ok(Exit::Done)
+}
+
+/// The page in roff, as man(1) reads it.
+fn manual(verb: Option<&str>) -> anyhow::Result<Exit> {
+    let program = Arguments::command();
+    let page = match verb {
+        None => program,
+        Some(verb) => {
+            let found = program.find_subcommand(verb);
+            let found =
+                found.ok_or_else(|| anyhow::anyhow!("there is no verb {verb}; `edge-warden help` lists them"))?;
+            found.clone().display_name(format!("edge-warden {verb}"))
+        }
+    };
+    let mut roff = Vec::new();
+    clap_mangen::Man::new(page).render(&mut roff)?;
+    std::io::stdout().lock().write_all(&roff)?;
     Ok(Exit::Done)
 }
 

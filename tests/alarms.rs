@@ -4,6 +4,7 @@
     clippy::unwrap_used,
     clippy::panic,
     clippy::indexing_slicing,
+    clippy::needless_pass_by_value,
     clippy::disallowed_methods,
     reason = "tests: the first surprise ends them, in helpers too, and their deadlines are real time"
 )]
@@ -30,8 +31,8 @@ use edge_warden::greengrass::link::{NucleusEvent, NucleusLink};
 use edge_warden::greengrass::{
     ComponentState, Destination, Incoming, IncomingSender, Nucleus, NucleusError, NucleusKind, SubscriptionId,
 };
+use edge_warden::model::Now;
 use edge_warden::model::{Counters, MacAddress, Missing, Monotonic, Reason, ThingName, UnixTime};
-use edge_warden::quarantine::Now;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 

@@ -5,6 +5,7 @@
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
+    clippy::items_after_test_module,
     reason = "a test may stop at the first surprise"
 )]
 

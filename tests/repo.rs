@@ -229,7 +229,7 @@ mod gdk {
         // no shell: a string with arguments would be looked up as one program name
         assert_eq!(
             strings(&component["build"]["custom_build_command"]),
-            ["bash", "build.sh"]
+            ["bash", "build.sh", "all"]
         );
         assert!(component["publish"]["bucket"].is_string());
         assert!(component["publish"]["region"].is_string());
@@ -263,6 +263,102 @@ mod gdk {
             assert!(named, "{name} is in no manifest");
         }
         assert!(!built.is_empty());
+    }
+}
+
+mod build_script {
+    use super::*;
+
+    /// build.sh in a copy of what it reads, with compilers that only write down how they were called.
+    fn build(arguments: &[&str]) -> (std::process::Output, tempfile::TempDir) {
+        let folder = tempfile::tempdir().unwrap();
+        let place = folder.path();
+        for file in ["build.sh", "gdk-config.json", "recipe/recipe.yaml"] {
+            std::fs::create_dir_all(place.join(file).parent().unwrap()).unwrap();
+            std::fs::copy(root().join(file), place.join(file)).unwrap();
+        }
+        let stub = |name: &str, script: &str| {
+            let path = place.join("bin").join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(&path, format!("#!/bin/bash\n{script}\n")).unwrap();
+            std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        };
+        stub("uname", "echo x86_64");
+        for compiler in ["aarch64-linux-gnu-gcc", "arm-linux-gnueabihf-gcc"] {
+            stub(compiler, "exit 1");
+        }
+        stub("rustup", "exit 0");
+        // what cargo would leave: the target's name in place of a binary
+        stub(
+            "cargo",
+            "echo \"$RUSTFLAGS $CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER $*\" >> calls
+            while [ $# -gt 0 ]; do
+                if [ \"$1\" = --target ]; then mkdir -p target/$2/release; echo $2 > target/$2/release/edge-warden; fi
+                shift
+            done",
+        );
+        let path = format!("{}:/usr/bin:/bin", place.join("bin").display());
+        let output = Command::new("bash")
+            .arg("build.sh")
+            .args(arguments)
+            .current_dir(place)
+            .env_clear()
+            .env("PATH", path)
+            .output()
+            .unwrap();
+        (output, folder)
+    }
+
+    #[test]
+    fn every_manifest_of_the_recipe_gets_its_own_binary() {
+        let (output, folder) = build(&["all"]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let build = folder.path().join("greengrass-build");
+        let artifacts = build.join("artifacts").join(COMPONENT).join(env!("CARGO_PKG_VERSION"));
+        let recipe: Value =
+            serde_saphyr::from_str(&std::fs::read_to_string(build.join("recipes/recipe.yaml")).unwrap()).unwrap();
+        let manifests = recipe["Manifests"].as_array().unwrap();
+        let mut targets = Vec::new();
+        for manifest in manifests {
+            let uri = manifest["Artifacts"][0]["Uri"].as_str().unwrap();
+            let name = uri.rsplit('/').next().unwrap();
+            let architecture = manifest["Platform"]["architecture"].as_str().unwrap();
+            assert_eq!(name, format!("edge-warden-{architecture}"));
+            let script = manifest["Lifecycle"]["run"]["Script"].as_str().unwrap();
+            assert!(script.contains(&format!("/{name} ")), "{script}");
+            targets.push(std::fs::read_to_string(artifacts.join(name)).unwrap().trim().to_owned());
+        }
+        assert_eq!(
+            targets,
+            [
+                "x86_64-unknown-linux-gnu",
+                "aarch64-unknown-linux-gnu",
+                "armv7-unknown-linux-gnueabihf"
+            ]
+        );
+        assert_eq!(std::fs::read_dir(artifacts).unwrap().count(), targets.len());
+        let calls = std::fs::read_to_string(folder.path().join("calls")).unwrap();
+        for call in calls.lines() {
+            assert!(call.contains("+crt-static") && call.contains("--locked"), "{call}");
+        }
+        assert!(
+            calls.contains("aarch64-linux-gnu-gcc build --profile release"),
+            "{calls}"
+        );
+    }
+
+    #[test]
+    fn without_arguments_it_is_for_this_machine_and_unknown_ones_are_named() {
+        let (output, folder) = build(&[]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let calls = std::fs::read_to_string(folder.path().join("calls")).unwrap();
+        assert!(
+            calls.contains("--target x86_64-unknown-linux-gnu") && !calls.contains("aarch64-unknown"),
+            "{calls}"
+        );
+        let (output, _folder) = build(&["mips"]);
+        assert!(!output.status.success());
+        assert!(String::from_utf8_lossy(&output.stderr).contains("no architecture mips"));
     }
 }
 
@@ -353,6 +449,7 @@ mod house {
     fn imports_follow_the_data_flow() {
         let order = [
             "model",
+            "netlink",
             "config",
             "collect",
             "devices",

@@ -50,10 +50,10 @@ use reload::Reload;
 use reporting::{Place, Reporting};
 use shadows::Shadows;
 use site::Site;
-use site::watches::{SiteWatches, TableWatch};
+use site::watches::SiteWatches;
 use subscriptions::Subscriptions;
 use warden::Warden;
-use watching::watch_tables_and_links;
+use watching::RuleWatches;
 
 /// The loop looks at the clock at least this often, so suspend and clock changes are noticed.
 const LONGEST_NAP: Duration = Duration::from_secs(5);
@@ -127,11 +127,8 @@ pub async fn run<C: Clock>(parts: Parts<C>, stop: impl Future<Output = ()>) -> E
         monotonic: now,
     };
     let site = Site::new(&parts.config, parts.core.clone(), site_source.tallies(), both);
-    // one watch over all our tables: every own port must be here
-    let mut tables = TableWatch::open(site_source.own_port()).unwrap_or_else(|missing| {
-        tracing::warn!("changes of our tables by others are noticed late: {missing}");
-        TableWatch::none()
-    });
+    let accounting_port = site_source.own_port();
+    let mut rules = RuleWatches::open();
     let mut watches = SiteWatches::none();
     let place = Place {
         mode: parts.mode,
@@ -186,7 +183,6 @@ pub async fn run<C: Clock>(parts: Parts<C>, stop: impl Future<Output = ()>) -> E
     agent.send(Command::WatchConfiguration);
     agent.violations(&gone);
     let mut measuring: Option<Measuring> = None;
-    let mut changes = watch_tables_and_links(agent.warden.port());
     tokio::pin!(stop);
     let ended = loop {
         if agent.is_done() {
@@ -200,6 +196,8 @@ pub async fn run<C: Clock>(parts: Parts<C>, stop: impl Future<Output = ()>) -> E
         tokio::task::yield_now().await;
         agent.keep_quarantine();
         agent.keep_strangers();
+        // a changed configuration may have changed the port
+        rules.set_own_ports(accounting_port.into_iter().chain(agent.warden.port()));
         agent.keep_subscriptions();
         let both = agent.now();
         agent.site.turn(both);
@@ -219,20 +217,13 @@ pub async fn run<C: Clock>(parts: Parts<C>, stop: impl Future<Output = ()>) -> E
                 None => break Ended::NucleusGone,
             },
             Some(asked) = questions.recv() => agent.answer(asked),
-            Some(change) = changes.recv() => {
-                let now = agent.now();
-                agent.warden.changed(&change, now);
-                if change.iter().any(|change| matches!(change, Change::LinkPresent(_) | Change::LinkGone(_))) {
-                    agent.next_sample = now.monotonic;
-                }
-            }
+            changes = rules.changes() => agent.rules_changed(&changes),
             Some(()) = reloads.recv() => agent.send(Command::Configuration),
             sample = finished(&mut measuring) => {
                 measuring = None;
                 agent.measured(sample);
             }
             news = watches.news() => agent.site.news(news, agent.now()),
-            changes = tables.changes() => agent.site.tables_changed(&changes),
             () = tokio::time::sleep(nap) => {}
         }
     };
@@ -254,6 +245,19 @@ impl<C: Clock> Agent<C> {
     fn is_done(&self) -> bool {
         self.stop_after_reports
             .is_some_and(|wanted| self.reporting.accepted_of_core(self.clock.monotonic()) >= wanted)
+    }
+
+    /// Another program changed our tables, or links came or went.
+    fn rules_changed(&mut self, changes: &[Change]) {
+        let now = self.now();
+        self.warden.changed(changes, now);
+        self.site.tables_changed(changes);
+        if changes
+            .iter()
+            .any(|change| matches!(change, Change::LinkPresent(_) | Change::LinkGone(_)))
+        {
+            self.next_sample = now.monotonic;
+        }
     }
 
     fn nap(&self, measuring: bool) -> Duration {

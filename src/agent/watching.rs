@@ -1,43 +1,77 @@
-//! Threads that wait for the kernel's notifications about tables and links.
+//! The kernel's notifications about our tables and the links they hang on: one watch, and every part of the agent that
+//! keeps a table hears of what it tells.
 
-use tokio::sync::mpsc;
+use std::io;
+use std::os::fd::AsFd;
 
-use crate::firewall::{Change, LinkWatch, Watch};
+use super::site::watches::Watched;
+use crate::firewall::{Change, LinkWatch, NetlinkError, Noticed, Watch};
+use crate::model::{Measured, Missing, Reason};
 
-/// Notifications that may wait for the loop; each leads to one comparison of everything.
-const CHANGES: usize = 64;
-
-/// Notifications about our tables and the LAN's links, from threads that wait for them. When a watch cannot be opened
-/// the regular comparison is what remains.
-pub(super) fn watch_tables_and_links(own_port: Option<u32>) -> mpsc::Receiver<Vec<Change>> {
-    let (sender, receiver) = mpsc::channel(CHANGES);
-    let tables = Watch::open(own_port).map(|mut watch| Box::new(move || watch.read()) as Box<dyn ReadChanges>);
-    let links = LinkWatch::open().map(|mut watch| Box::new(move || watch.read()) as Box<dyn ReadChanges>);
-    for (name, watch) in [("nftables-watch", tables), ("link-watch", links)] {
-        let mut read = match watch {
-            Ok(read) => read,
-            Err(error) => {
-                tracing::warn!(%error, "{name}: not to be had; rules are compared every 10 s only");
-                continue;
-            }
-        };
-        let sender = sender.clone();
-        let spawned = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
-            while let Ok(changes) = read() {
-                // a full channel means that a comparison is coming anyway
-                if !changes.is_empty() && matches!(sender.try_send(changes), Err(mpsc::error::TrySendError::Closed(_)))
-                {
-                    return;
-                }
-            }
-            tracing::warn!("{name} ended; rules are compared every 10 s only");
-        });
-        if let Err(error) = spawned {
-            tracing::warn!(%error, "{name}: no thread; rules are compared every 10 s only");
-        }
-    }
-    receiver
+/// Watches our nftables tables and the host's links. One that cannot be had leaves what its owners do regularly.
+pub(super) struct RuleWatches {
+    tables: Watched<Watch>,
+    links: Watched<LinkWatch>,
 }
 
-trait ReadChanges: FnMut() -> std::io::Result<Vec<Change>> + Send {}
-impl<F: FnMut() -> std::io::Result<Vec<Change>> + Send> ReadChanges for F {}
+impl RuleWatches {
+    /// Watches in the network namespace of the calling thread, inside the runtime.
+    pub(super) fn open() -> Self {
+        let tables = watched("netlink group NFNLGRP_NFTABLES", Watch::open([]));
+        let links = watched("netlink group RTNLGRP_LINK", LinkWatch::open());
+        Self {
+            tables: or_none(tables),
+            links: or_none(links),
+        }
+    }
+
+    /// The port ids of everything of ours that changes our tables, so that only foreign changes are told.
+    pub(super) fn set_own_ports(&mut self, ports: impl IntoIterator<Item = u32>) {
+        if let Some(watch) = self.tables.inner() {
+            watch.set_own_ports(ports);
+        }
+    }
+
+    /// The next changes; never empty. Cancel safe.
+    pub(super) async fn changes(&mut self) -> Vec<Change> {
+        loop {
+            let (read, source) = tokio::select! {
+                read = self.tables.next(|watch| settled(watch.read())) => (read, "our tables"),
+                read = self.links.next(|watch| settled(watch.read())) => (read, "links"),
+            };
+            match read {
+                Ok(changes) if changes.is_empty() => {}
+                Ok(changes) => return changes,
+                Err(error) => {
+                    tracing::warn!(%error, "the watch over {source} failed; changes are noticed late");
+                    if source == "links" {
+                        self.links = Watched::none();
+                    } else {
+                        self.tables = Watched::none();
+                    }
+                    return vec![Change::CompareAll];
+                }
+            }
+        }
+    }
+}
+
+fn watched<T: AsFd>(source: &str, opened: Result<T, NetlinkError>) -> Measured<Watched<T>> {
+    let failed = |error: NetlinkError| Missing::new(source, Reason::Denied, super::files::chain(&error));
+    Watched::new(source, opened.map_err(failed)?)
+}
+
+fn or_none<T: AsFd>(watched: Measured<Watched<T>>) -> Watched<T> {
+    watched.unwrap_or_else(|missing| {
+        tracing::warn!("changes by others are noticed late: {missing}");
+        Watched::none()
+    })
+}
+
+/// The changes, and whether everything was read.
+fn settled(read: io::Result<Noticed>) -> (io::Result<Vec<Change>>, bool) {
+    match read {
+        Ok(noticed) => (Ok(noticed.changes), !noticed.more),
+        Err(error) => (Err(error), true),
+    }
+}

@@ -91,6 +91,11 @@ pub enum Command {
         /// The shell.
         shell: clap_complete::Shell,
     },
+    /// Print the manual page, of the program or of one verb.
+    Man {
+        /// The verb
+        verb: Option<String>,
+    },
 }
 
 /// `run`

@@ -148,7 +148,7 @@ fn begin_standalone(dir: &Path, arguments: &args::Run, clock: SystemClock) -> an
         Some(file) => load_file(file, Mode::Standalone).map_err(invalid)?,
         None => Config::default(),
     };
-    detecting::load(&config).map_err(invalid_profiles)?;
+    detecting::load(&config).map_err(|error| invalid_profiles(&error))?;
     files::make_folder(dir)?;
     let log = logging::start(filter_of(config.log.level), config.log.format == LogFormat::Json);
     let state_dir = dir.join("state");
@@ -323,7 +323,7 @@ fn choose(answer: Result<Value, NucleusError>, last_good: &Path) -> anyhow::Resu
 /// A component configuration all of which can be used.
 fn checked(value: Value) -> anyhow::Result<Config> {
     let config = load_component(value, &include_dir(), Mode::Greengrass).map_err(invalid)?;
-    detecting::load(&config).map_err(invalid_profiles)?;
+    detecting::load(&config).map_err(|error| invalid_profiles(&error))?;
     Ok(config)
 }
 
@@ -381,7 +381,7 @@ fn invalid(error: edge_warden::config::ConfigError) -> anyhow::Error {
 }
 
 /// A configuration one of whose profiles cannot be evaluated.
-pub fn invalid_profiles(error: detecting::ProfilesError) -> anyhow::Error {
+pub fn invalid_profiles(error: &detecting::ProfilesError) -> anyhow::Error {
     InvalidConfiguration(error.0.join("\n")).into()
 }
 

@@ -8,7 +8,6 @@ pub mod custom;
 mod distinct;
 mod error;
 mod interfaces;
-mod multicast;
 pub mod neighbours;
 mod netlink;
 mod proc_net;
@@ -22,14 +21,13 @@ pub mod uplink;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+pub use crate::netlink::Drained;
 pub use distinct::Distinct;
 pub use error::{CollectError, Note};
 pub use interfaces::{Interface, InterfaceAddress, InterfaceSelection};
-pub use multicast::Drained;
 pub use sockets::{Socket, SocketState, SocketTable};
 
 use crate::model::{Connection, Counters, ListeningPort, Measured, Missing, Reason};
-use netlink::Netlink;
 use sockets::{Names, Transport};
 
 /// Where the host is read.
@@ -61,11 +59,10 @@ impl HostPaths {
     }
 }
 
-/// Reads the host, in the network namespace of the thread that calls it. Keeps its buffers from sample to sample.
+/// Reads the host, in the network namespace of the thread that calls it.
 #[derive(Debug)]
 pub struct HostCollector {
     paths: HostPaths,
-    netlink: Netlink,
 }
 
 /// The host at one instant.
@@ -85,10 +82,7 @@ impl HostCollector {
     /// A collector that reads from `paths`.
     #[must_use]
     pub fn new(paths: HostPaths) -> Self {
-        Self {
-            paths,
-            netlink: Netlink::new(),
-        }
+        Self { paths }
     }
 
     /// Measures everything once. What cannot be read is missing in the sample and says why; nothing here fails.
@@ -107,7 +101,7 @@ impl HostCollector {
                 diag,
                 &net.join(file),
                 &mut notes,
-                |netlink, notes| sock_diag::read(netlink, transport, notes),
+                |notes| sock_diag::read(transport, notes),
                 |notes| proc_net::sockets(&net, transport, notes),
             )
         };
@@ -125,17 +119,17 @@ impl HostCollector {
 
     /// The answer of `by_netlink`, or with a note that of `by_proc`; when both fail, why each did.
     fn first_of<T>(
-        &mut self,
+        &self,
         table: &str,
         file: &Path,
         notes: &mut Vec<Note>,
-        by_netlink: impl FnOnce(&mut Netlink, &mut Vec<Note>) -> Result<T, CollectError>,
+        by_netlink: impl FnOnce(&mut Vec<Note>) -> Result<T, CollectError>,
         by_proc: impl FnOnce(&mut Vec<Note>) -> Result<T, CollectError>,
     ) -> Measured<T> {
         // What was said about a table that is not used after all says nothing about the sample.
         let before = notes.len();
         let instead_of = if self.paths.netlink {
-            match by_netlink(&mut self.netlink, notes) {
+            match by_netlink(notes) {
                 Ok(found) => return Ok(found),
                 Err(error) => {
                     notes.truncate(before);

@@ -14,17 +14,12 @@ use std::time::Duration;
 
 use netlink_bindings::rt_neigh::{self, IterableNeighbourAttrs, Ndmsg, NeighbourAttrs, OpGetneighDump};
 use netlink_bindings::traits::NetlinkRequest;
-use netlink_socket2::NetlinkSocket;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice};
 
-use super::multicast::{Drained, Multicast};
 use crate::model::{MacAddress, Measured, Missing, Reason};
+use crate::netlink::route::{AF_BRIDGE, GROUP_NEIGH, RTM_DELNEIGH, RTM_NEWNEIGH};
+use crate::netlink::{Drained, Notifications, Protocol, dump_once};
 
-const AF_BRIDGE: u8 = 7;
-const RTM_NEWNEIGH: u16 = 28;
-const RTM_DELNEIGH: u16 = 29;
-/// `RTNLGRP_NEIGH` is group 3: the third bit.
-const GROUP_NEIGH: u32 = 1 << 2;
 /// Kernel times in `nda_cacheinfo` count 1/100 s (`USER_HZ`).
 const USER_HZ_MILLIS: u64 = 10;
 /// States of `linux/neighbour.h`.
@@ -136,21 +131,16 @@ fn dump_family(family: u8, mut each: impl FnMut(&Ndmsg, &IterableNeighbourAttrs<
     let mut header = Ndmsg::new();
     header.ndm_family = family;
     let request = rt_neigh::Request::new().op_getneigh_dump(&header);
-    let mut socket = NetlinkSocket::new();
-    let mut reply = socket
-        .request(&request)
-        .map_err(|error| Missing::from_io(SOURCE, &error))?;
-    while let Some(row) = reply.recv() {
-        let (header, attributes) = row.map_err(|error| Missing::from_io(SOURCE, error.as_io_error()))?;
-        each(&header, &attributes);
-    }
-    Ok(())
+    // A table that changed meanwhile is good enough: what changed is notified, or seen the next time.
+    dump_once(&request, |(header, attributes)| each(&header, &attributes))
+        .map(|_| ())
+        .map_err(|error| Missing::from_io(SOURCE, &error))
 }
 
 /// A subscription to changes of the neighbour tables (addresses and bridges).
 #[derive(Debug)]
 pub struct NeighbourWatch {
-    multicast: Multicast,
+    notifications: Notifications,
     names: Names,
 }
 
@@ -160,10 +150,10 @@ impl NeighbourWatch {
     /// # Errors
     /// The socket cannot be opened or bound.
     pub fn open() -> Measured<Self> {
-        let multicast = Multicast::open(None, GROUP_NEIGH, WATCH_BUFFER)
+        let notifications = Notifications::open(Protocol::Route, GROUP_NEIGH, WATCH_BUFFER)
             .map_err(|error| Missing::from_io("netlink group RTNLGRP_NEIGH", &error))?;
         let names = Names::open()?;
-        Ok(Self { multicast, names })
+        Ok(Self { notifications, names })
     }
 
     /// Reads what is there, at most `limit` datagrams, without waiting. After [`Drained::lost`] the tables must be dumped.
@@ -172,9 +162,9 @@ impl NeighbourWatch {
     /// The socket failed.
     pub fn drain(&mut self, limit: usize, mut each: impl FnMut(NeighbourEvent)) -> io::Result<Drained> {
         let names = &self.names;
-        self.multicast.drain(limit, |kind, payload| {
-            let (header, attributes) = OpGetneighDump::decode_reply(payload);
-            if let Some(event) = decode(kind, &header, &attributes, names) {
+        self.notifications.drain(limit, |message| {
+            let (header, attributes) = OpGetneighDump::decode_reply(message.body);
+            if let Some(event) = decode(message.kind, &header, &attributes, names) {
                 each(event);
             }
         })
@@ -183,7 +173,7 @@ impl NeighbourWatch {
 
 impl AsFd for NeighbourWatch {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.multicast.as_fd()
+        self.notifications.as_fd()
     }
 }
 

@@ -6,8 +6,9 @@ use netlink_bindings::{rt_addr, rt_link, rt_route};
 
 use super::error::{CollectError, Note, Skipped};
 use super::interfaces::{Interface, InterfaceAddress};
-use super::netlink::{Dump, Netlink};
+use super::netlink::dump;
 use crate::model::{Counters, MacAddress, Missing};
+use crate::netlink::Dump;
 
 const LINKS: &str = "rtnetlink links";
 const ADDRESSES: &str = "rtnetlink addresses";
@@ -16,9 +17,9 @@ const ROUTES: &str = "rtnetlink routes";
 /// Every interface of the caller's network namespace, by index.
 ///
 /// Links are needed; addresses or routes that cannot be read are left unknown, with a note.
-pub(super) fn read(netlink: &mut Netlink, notes: &mut Vec<Note>) -> Result<Vec<Interface>, CollectError> {
-    let mut interfaces = links(netlink, notes)?;
-    match addresses(netlink, notes) {
+pub(super) fn read(notes: &mut Vec<Note>) -> Result<Vec<Interface>, CollectError> {
+    let mut interfaces = links(notes)?;
+    match addresses(notes) {
         Ok(mut found) => {
             for interface in interfaces.values_mut() {
                 let mut own = found.remove(&interface.index).unwrap_or_default();
@@ -29,7 +30,7 @@ pub(super) fn read(netlink: &mut Netlink, notes: &mut Vec<Note>) -> Result<Vec<I
         }
         Err(error) => notes.push(Note::Unknown(Missing::from(error))),
     }
-    match default_routes(netlink, notes) {
+    match default_routes(notes) {
         Ok(found) => {
             for interface in interfaces.values_mut() {
                 interface.default_route = Some(found.contains(&interface.index));
@@ -46,18 +47,17 @@ fn settle(origin: &str, end: Dump, notes: &mut Vec<Note>) {
     }
 }
 
-fn links(netlink: &mut Netlink, notes: &mut Vec<Note>) -> Result<BTreeMap<u32, Interface>, CollectError> {
+fn links(notes: &mut Vec<Note>) -> Result<BTreeMap<u32, Interface>, CollectError> {
     type Found = (BTreeMap<u32, Interface>, Skipped);
     let request = rt_link::Request::new().op_getlink_dump(&rt_link::Ifinfomsg::default());
-    let ((found, skipped), end) =
-        netlink.dump(LINKS, &request, |found: &mut Found, (header, attributes)| {
-            match link(&header, &attributes) {
-                Ok(interface) => {
-                    found.0.insert(interface.index, interface);
-                }
-                Err(why) => found.1.add(why),
+    let ((found, skipped), end) = dump(LINKS, &request, |found: &mut Found, (header, attributes)| {
+        match link(&header, &attributes) {
+            Ok(interface) => {
+                found.0.insert(interface.index, interface);
             }
-        })?;
+            Err(why) => found.1.add(why),
+        }
+    })?;
     skipped.note(LINKS, notes);
     settle(LINKS, end, notes);
     Ok(found)
@@ -104,13 +104,10 @@ fn link(header: &rt_link::Ifinfomsg, attributes: &rt_link::IterableLinkAttrs<'_>
     })
 }
 
-fn addresses(
-    netlink: &mut Netlink,
-    notes: &mut Vec<Note>,
-) -> Result<BTreeMap<u32, Vec<InterfaceAddress>>, CollectError> {
+fn addresses(notes: &mut Vec<Note>) -> Result<BTreeMap<u32, Vec<InterfaceAddress>>, CollectError> {
     type Found = (BTreeMap<u32, Vec<InterfaceAddress>>, Skipped);
     let request = rt_addr::Request::new().op_getaddr_dump(&rt_addr::Ifaddrmsg::default());
-    let ((found, skipped), end) = netlink.dump(ADDRESSES, &request, |found: &mut Found, (header, attributes)| {
+    let ((found, skipped), end) = dump(ADDRESSES, &request, |found: &mut Found, (header, attributes)| {
         // On a point-to-point link IFA_ADDRESS is the peer and IFA_LOCAL the host; else they are equal, and IPv6
         // sends IFA_ADDRESS alone (linux/if_addr.h).
         match attributes.get_local().or_else(|_| attributes.get_address()) {
@@ -127,9 +124,9 @@ fn addresses(
 }
 
 /// The interfaces default routes leave by, in any routing table, both families.
-fn default_routes(netlink: &mut Netlink, notes: &mut Vec<Note>) -> Result<BTreeSet<u32>, CollectError> {
+fn default_routes(notes: &mut Vec<Note>) -> Result<BTreeSet<u32>, CollectError> {
     let request = rt_route::Request::new().op_getroute_dump(&rt_route::Rtmsg::default());
-    let (found, end) = netlink.dump(ROUTES, &request, |found: &mut BTreeSet<u32>, (header, attributes)| {
+    let (found, end) = dump(ROUTES, &request, |found: &mut BTreeSet<u32>, (header, attributes)| {
         // Routes that refuse (unreachable, blackhole, prohibit) lead nowhere.
         if header.rtm_dst_len != 0 || header.rtm_type != RTN_UNICAST || !is_ip(header.rtm_family) {
             return;

@@ -6,9 +6,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use netlink_bindings::inet_diag::{Msg, ReqV2, Request};
 
 use super::error::{CollectError, Note, Skipped};
-use super::netlink::{Dump, Netlink};
+use super::netlink::dump;
 use super::sockets::{Socket, TCP_CLOSE, TCP_ESTABLISHED, TCP_LISTEN, Transport};
 use crate::model::Missing;
+use crate::netlink::Dump;
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
@@ -17,13 +18,9 @@ const AF_INET6: u8 = 10;
 ///
 /// A kernel without IPv6 leaves a note; anything else that cannot be read is an error, because half a table would
 /// pass for a whole one.
-pub(super) fn read(
-    netlink: &mut Netlink,
-    transport: Transport,
-    notes: &mut Vec<Note>,
-) -> Result<Vec<Socket>, CollectError> {
-    let mut sockets = family(netlink, transport, AF_INET, notes)?;
-    match family(netlink, transport, AF_INET6, notes) {
+pub(super) fn read(transport: Transport, notes: &mut Vec<Note>) -> Result<Vec<Socket>, CollectError> {
+    let mut sockets = family(transport, AF_INET, notes)?;
+    match family(transport, AF_INET6, notes) {
         Ok(more) if sockets.is_empty() => sockets = more,
         Ok(more) => sockets.extend(more),
         Err(error) if error.is_absent() => notes.push(Note::FamilyAbsent(Missing::from(error))),
@@ -32,12 +29,7 @@ pub(super) fn read(
     Ok(sockets)
 }
 
-fn family(
-    netlink: &mut Netlink,
-    transport: Transport,
-    family: u8,
-    notes: &mut Vec<Note>,
-) -> Result<Vec<Socket>, CollectError> {
+fn family(transport: Transport, family: u8, notes: &mut Vec<Note>) -> Result<Vec<Socket>, CollectError> {
     let version = if family == AF_INET { "" } else { "6" };
     let (name, protocol, states) = match transport {
         Transport::Tcp => ("tcp", libc::IPPROTO_TCP, 1 << TCP_ESTABLISHED | 1 << TCP_LISTEN),
@@ -52,17 +44,18 @@ fn family(
     };
     // One request serves all protocols (SOCK_DIAG_BY_FAMILY): the header, not the name, says which.
     let request = Request::new().op_tcp_diag_dump(&header);
-    let ((sockets, skipped), end) = netlink.dump(
-        &origin,
-        &request,
-        |found: &mut (Vec<Socket>, Skipped), (message, _)| match ends(&message) {
-            Some((local, remote)) if message.family == family => {
-                let bound_to = message.sockid.r#if;
-                found.0.extend(transport.admit(message.state, local, remote, bound_to));
-            }
-            _ => found.1.add(format!("a socket of family {}", message.family)),
-        },
-    )?;
+    let ((sockets, skipped), end) =
+        dump(
+            &origin,
+            &request,
+            |found: &mut (Vec<Socket>, Skipped), (message, _)| match ends(&message) {
+                Some((local, remote)) if message.family == family => {
+                    let bound_to = message.sockid.r#if;
+                    found.0.extend(transport.admit(message.state, local, remote, bound_to));
+                }
+                _ => found.1.add(format!("a socket of family {}", message.family)),
+            },
+        )?;
     skipped.note(&origin, notes);
     if end == Dump::Interrupted {
         notes.push(Note::Unsteady(origin));

@@ -84,7 +84,7 @@ fn fixture_trees_come_out_as_expected() {
 
 #[test]
 fn missing_names_both_sources_and_keeps_the_reason_of_the_last() {
-    let mut collector = HostCollector::new(HostPaths::default());
+    let collector = HostCollector::new(HostPaths::default());
     let mut notes = Vec::new();
     let denied = |origin: &str| CollectError::from_io(origin, io::Error::from_raw_os_error(libc::EACCES));
     let file = Path::new("/proc/net/tcp");
@@ -92,7 +92,7 @@ fn missing_names_both_sources_and_keeps_the_reason_of_the_last() {
         "sock_diag tcp",
         file,
         &mut notes,
-        |_, _| Err(denied("sock_diag tcp")),
+        |_| Err(denied("sock_diag tcp")),
         |_| Err(denied("/proc/net/tcp")),
     );
     let missing = both.unwrap_err();
@@ -107,7 +107,7 @@ fn missing_names_both_sources_and_keeps_the_reason_of_the_last() {
         "sock_diag tcp",
         file,
         &mut notes,
-        |_, _| Err(denied("sock_diag tcp")),
+        |_| Err(denied("sock_diag tcp")),
         |_| Ok(1),
     );
     assert_eq!(one, Ok(1));

@@ -6,18 +6,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::FirewallError;
 use super::build::element_changes;
 use super::encode::{self, OWNER, PERSIST};
-use super::netlink::Netlink;
 use super::nftables::TableOwnership;
 use super::readback;
 use super::table::{
     At, Chain, Each, Element, Elements, Family, Field, Hook, Key, Rule, Set, Table, Test, Then, interface_text,
 };
-use super::{FirewallError, NetlinkError};
 use crate::model::{Counters, MacAddress, UnixTime};
+use crate::netlink::{NetlinkError, Protocol, Socket};
 
-const ACCT: &str = "edge_warden_acct";
+/// Name of our accounting tables.
+pub(crate) const ACCT: &str = "edge_warden_acct";
 const SENT: &str = "sent";
 const RECEIVED: &str = "received";
 const UNKNOWN: &str = "unknown";
@@ -83,7 +84,7 @@ pub struct AccountingLan {
 /// Accounting by nf_tables.
 #[derive(Debug)]
 pub struct NftablesAccounting {
-    netlink: Netlink,
+    netlink: Socket,
     lan: AccountingLan,
     written: Option<Vec<Table>>,
     generation: u64,
@@ -97,7 +98,7 @@ impl NftablesAccounting {
     /// # Errors
     /// No netfilter socket to be had.
     pub fn open(lan: AccountingLan) -> Result<Self, FirewallError> {
-        let netlink = Netlink::netfilter(0).map_err(kernel)?;
+        let netlink = Socket::open(Protocol::Netfilter).map_err(kernel)?;
         Ok(Self {
             netlink,
             lan,
@@ -204,7 +205,7 @@ impl NftablesAccounting {
 
     /// Puts `wanted` in the place of whatever our tables of these families hold.
     fn replace(&mut self, families: &[Family], wanted: &[Table]) -> Result<(), NetlinkError> {
-        let attempt = |netlink: &mut Netlink, flags| {
+        let attempt = |netlink: &mut Socket, flags| {
             let mut operations = Vec::new();
             for &family in families {
                 if readback::table_flags(netlink, family, ACCT)?.is_some() {

@@ -4,16 +4,17 @@
 use std::collections::BTreeMap;
 
 use super::build::ElementChange;
-use super::netlink::{Attributes, Message, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE};
 use super::table::{At, Base, Chain, Each, Element, Elements, Family, Field, Load, Rule, Set, Table, Test, Then};
 use crate::model::UnixTime;
+use crate::netlink::{Attributes, Message, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE};
 
 /// Milliseconds. The kernel counts timeouts in nanoseconds of 64 bits, which overflow after some 580 years and then end
 /// at once (`nf_msecs_to_jiffies64` in net/netfilter/nf_tables_api.c). What is to end later has no timeout: the
 /// backstop of an agent that is dead for a century is of no use.
 const LONGEST_TIMEOUT: u64 = 100 * 365 * 86_400_000;
 
-const SUBSYSTEM: u16 = 10 << 8;
+/// `NFNL_SUBSYS_NFTABLES` in the upper byte of a message's type.
+pub(crate) const SUBSYSTEM: u16 = 10 << 8;
 const NEWTABLE: u16 = SUBSYSTEM;
 const DELTABLE: u16 = SUBSYSTEM | 2;
 const NEWCHAIN: u16 = SUBSYSTEM | 3;

@@ -10,7 +10,6 @@
 mod accounting;
 mod build;
 mod encode;
-mod netlink;
 mod nftables;
 mod observe;
 mod policy;
@@ -24,16 +23,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 pub use accounting::{Accounting, AccountingLan, NftablesAccounting, Traffic, Volume};
-pub use netlink::NetlinkError;
 pub use nftables::{NftablesFirewall, Ownership, TableOwnership, render};
 pub use observe::ObserveOnly;
 pub use policy::{Isolated, Lan, Policy, PolicyError, Posture};
 pub use probe::{Feature, Lack, probe};
 pub use sever::{Severed, sever};
 pub use table::Family;
-pub use watch::{Change, LinkWatch, Watch};
+pub use watch::{Change, LinkWatch, Noticed, Watch};
 
 use crate::model::{MacAddress, UnixTime};
+pub use crate::netlink::NetlinkError;
 
 /// Something that can cut devices off.
 pub trait Firewall {
@@ -41,7 +40,8 @@ pub trait Firewall {
     /// Doing it twice is the same as doing it once.
     ///
     /// # Errors
-    /// The policy is forbidden, or the kernel refused; what was enforced before still is.
+    /// The policy is forbidden, or the kernel refused; what was enforced before still is. Where the kernel is not able
+    /// to ([`FirewallError::Lacking`]) the rest is enforced.
     fn enforce(&mut self, policy: &Policy, now: UnixTime) -> Result<(), FirewallError>;
 
     /// What is really enforced, read from the kernel; `None` when nothing of ours is there.
@@ -69,6 +69,16 @@ pub enum FirewallError {
     /// The policy must not be enforced.
     #[error("the policy is refused")]
     Policy(#[from] PolicyError),
+    /// The kernel is not able to. What it is able to of the same policy is enforced.
+    #[error("{what} cannot be isolated: this kernel lacks {feature} ({answer})")]
+    Lacking {
+        /// Which devices.
+        what: String,
+        /// What is missing.
+        feature: Feature,
+        /// How the kernel said so.
+        answer: String,
+    },
     /// The kernel was asked in vain.
     #[error("table {table}")]
     Kernel {

@@ -5,11 +5,12 @@ use std::fmt::Write as _;
 
 use super::build::{self, TABLE};
 use super::encode::{self, OWNER, PERSIST};
-use super::netlink::{Message, Netlink, NetlinkError};
+use super::probe::{self, Feature, Lack};
 use super::readback::{self, HeldTable};
-use super::table::{Elements, Family, Table, interface_text};
-use super::{Dropped, Enforced, Firewall, FirewallError, Policy, Posture};
-use crate::model::{MacAddress, UnixTime};
+use super::table::{Elements, Family, Table};
+use super::{Dropped, Enforced, Firewall, FirewallError, Policy};
+use crate::model::UnixTime;
+use crate::netlink::{Message, NetlinkError, Protocol, Socket};
 
 const FAMILIES: [Family; 2] = [Family::Bridge, Family::Netdev];
 
@@ -37,12 +38,18 @@ pub enum Ownership {
 /// The nf_tables backend. Its socket owns the tables: keep it for as long as the process lives.
 #[derive(Debug)]
 pub struct NftablesFirewall {
-    netlink: Netlink,
+    netlink: Socket,
     ownership: TableOwnership,
     /// What we wrote last, as far as we know that it is still there.
     written: Option<Vec<Table>>,
-    /// The interfaces of `policy` that were there when it was written.
+    /// The interfaces its rules are to hang on, as far as the kernel is able to.
+    interfaces: BTreeSet<String>,
+    /// Those they do hang on.
     covered: BTreeSet<String>,
+    /// What this kernel is not able to, as far as that is known.
+    lacks: Vec<Lack>,
+    /// Why part of `policy` was not written.
+    lacking: Option<String>,
     policy: Policy,
 }
 
@@ -58,17 +65,29 @@ pub fn render(policy: &Policy, now: UnixTime) -> String {
 }
 
 impl NftablesFirewall {
-    /// Opens the socket in the network namespace of the calling thread. Changes nothing yet.
+    /// Opens the socket in the network namespace of the calling thread. Changes nothing yet. What the kernel lacks is
+    /// found out when it refuses something.
     ///
     /// # Errors
     /// No netfilter socket to be had.
     pub fn open(ownership: TableOwnership) -> Result<Self, FirewallError> {
-        let netlink = Netlink::netfilter(0).map_err(kernel)?;
+        Self::open_on(ownership, Vec::new())
+    }
+
+    /// As [`NftablesFirewall::open`], on a kernel that is known to lack this.
+    ///
+    /// # Errors
+    /// No netfilter socket to be had.
+    pub fn open_on(ownership: TableOwnership, lacks: Vec<Lack>) -> Result<Self, FirewallError> {
+        let netlink = Socket::open(Protocol::Netfilter).map_err(kernel)?;
         Ok(Self {
             netlink,
             ownership,
             written: None,
+            interfaces: BTreeSet::new(),
             covered: BTreeSet::new(),
+            lacks,
+            lacking: None,
             policy: Policy::default(),
         })
     }
@@ -86,9 +105,47 @@ impl NftablesFirewall {
 
     fn flags(&self) -> u32 {
         match self.ownership {
-            TableOwnership::Auto => OWNER | PERSIST,
-            TableOwnership::Off => 0,
+            TableOwnership::Auto if self.lack(&[Feature::OwnedTables]).is_none() => OWNER | PERSIST,
+            TableOwnership::Auto | TableOwnership::Off => 0,
         }
+    }
+
+    fn lack(&self, needed: &[Feature]) -> Option<&Lack> {
+        self.lacks.iter().find(|lack| needed.contains(&lack.feature))
+    }
+
+    /// The part of the policy this kernel is able to hold, and why not all of it. A family is held as a whole or not at
+    /// all: an isolation with a hole is none.
+    fn possible(&self, policy: &Policy) -> (Policy, Option<FirewallError>) {
+        const EVERYWHERE: [Feature; 4] = [
+            Feature::Nftables,
+            Feature::ElementCounters,
+            Feature::ElementLimits,
+            Feature::Timeouts,
+        ];
+        let mut possible = policy.clone();
+        let mut lacking = None;
+        let families = [
+            (&mut possible.lan.bridges, "bridges", [Feature::Bridge].as_slice()),
+            (
+                &mut possible.lan.interfaces,
+                "plain interfaces",
+                [Feature::Ingress, Feature::Egress].as_slice(),
+            ),
+        ];
+        for (links, what, needed) in families {
+            let lack = self.lack(&EVERYWHERE).or_else(|| self.lack(needed));
+            if let Some(lack) = lack.filter(|_| !links.is_empty()) {
+                let names: Vec<String> = std::mem::take(links).into_iter().collect();
+                lacking.get_or_insert_with(|| FirewallError::Lacking {
+                    what: format!("devices behind {what} ({})", names.join(", ")),
+                    feature: lack.feature,
+                    answer: lack.answer.clone(),
+                });
+            }
+        }
+        // Where nobody is to be isolated nothing is missing.
+        (possible, lacking.filter(|_| !policy.isolated.is_empty()))
     }
 
     /// Element changes only; `None` when that does not lead to `wanted`.
@@ -112,17 +169,6 @@ impl NftablesFirewall {
     /// All tables anew in one transaction, going on with the counters of the old ones.
     fn replace(&mut self, wanted: &[Table], now: UnixTime) -> Result<(), NetlinkError> {
         let flags = self.flags();
-        match self.try_replace(wanted, flags, now) {
-            Err(error) if flags != 0 && unsupported_ownership(&error) => {
-                self.try_replace(wanted, 0, now)?;
-                self.ownership = TableOwnership::Off;
-                Ok(())
-            }
-            result => result,
-        }
-    }
-
-    fn try_replace(&mut self, wanted: &[Table], flags: u32, now: UnixTime) -> Result<(), NetlinkError> {
         let mut operations = Vec::new();
         for family in FAMILIES {
             let present = self.present(family)?;
@@ -179,34 +225,20 @@ impl NftablesFirewall {
         Ok(held)
     }
 
-    /// A chain cannot hang on an interface that is not there (yet, or any more), and one that is missing must not keep
-    /// all others uncovered.
-    fn present_interfaces(&self, names: &BTreeSet<String>) -> BTreeSet<String> {
-        let there = |name: &&String| self.netlink.has_interface(name);
-        names.iter().filter(there).cloned().collect()
+    /// Those of the interfaces rules can hang on. Older kernels know no hook for an interface that is not there (yet, or
+    /// any more), and one that is missing must not keep all others uncovered.
+    fn coverable(&self, names: &BTreeSet<String>) -> BTreeSet<String> {
+        let by_name = self.lack(&[Feature::HooksByName]).is_none();
+        let coverable = |name: &&String| by_name || self.netlink.has_interface(name);
+        names.iter().filter(coverable).cloned().collect()
     }
 
-    /// What the policy we were given last looks like now: elements that ended by themselves are not missed.
-    fn wanted(&self) -> Option<Vec<Table>> {
-        self.written.clone()
-    }
-}
-
-/// Old kernels refuse the flags with one of these (`nf_tables_newtable`: EOPNOTSUPP; before 5.12 EINVAL).
-fn unsupported_ownership(error: &NetlinkError) -> bool {
-    matches!(error.refusal(), Some(code) if code == libc::EOPNOTSUPP || code == libc::EINVAL)
-}
-
-fn kernel(source: NetlinkError) -> FirewallError {
-    FirewallError::Kernel { table: TABLE, source }
-}
-
-impl Firewall for NftablesFirewall {
-    fn enforce(&mut self, policy: &Policy, now: UnixTime) -> Result<(), FirewallError> {
-        policy.check()?;
-        let present = self.present_interfaces(&policy.lan.interfaces);
-        let mut possible = policy.clone();
-        possible.lan.interfaces.clone_from(&present);
+    /// Makes the policy the whole of what the kernel holds, as far as the kernel is known to be able to.
+    fn write(&mut self, policy: &Policy, now: UnixTime) -> Result<(), FirewallError> {
+        let (mut possible, lacking) = self.possible(policy);
+        let interfaces = possible.lan.interfaces;
+        let covered = self.coverable(&interfaces);
+        possible.lan.interfaces = covered.clone();
         let wanted = build::tables(&possible, now);
         let done = match self.step(&wanted, now) {
             Some(Ok(())) => Ok(()),
@@ -218,9 +250,38 @@ impl Firewall for NftablesFirewall {
         };
         done.map_err(kernel)?;
         self.written = Some(wanted);
-        self.covered = present;
+        self.interfaces = interfaces;
+        self.covered = covered;
         self.policy = policy.clone();
-        Ok(())
+        self.lacking = lacking.as_ref().map(ToString::to_string);
+        lacking.map_or(Ok(()), Err)
+    }
+
+    /// What the policy we were given last looks like now: elements that ended by themselves are not missed.
+    fn wanted(&self) -> Option<Vec<Table>> {
+        self.written.clone()
+    }
+}
+
+fn kernel(source: NetlinkError) -> FirewallError {
+    FirewallError::Kernel { table: TABLE, source }
+}
+
+impl Firewall for NftablesFirewall {
+    fn enforce(&mut self, policy: &Policy, now: UnixTime) -> Result<(), FirewallError> {
+        policy.check()?;
+        let written = self.write(policy, now);
+        let Err(FirewallError::Kernel { source, .. }) = &written else {
+            return written;
+        };
+        // A kernel that is not able to, or one that only will not?
+        match source.refusal().map(|_| probe::over(&mut self.netlink)) {
+            Some(Ok(lacks)) if lacks != self.lacks => {
+                self.lacks = lacks;
+                self.write(policy, now)
+            }
+            _ => written,
+        }
     }
 
     fn enforced(&mut self) -> Result<Option<Enforced>, FirewallError> {
@@ -228,9 +289,10 @@ impl Firewall for NftablesFirewall {
         if held.is_empty() {
             return Ok(None);
         }
-        let mut result = summary(&held);
-        let present = self.present_interfaces(&self.policy.lan.interfaces);
-        let uncovered = present.difference(&self.covered);
+        let mut result = readback::summary(&held);
+        result.differences.extend(self.lacking.clone());
+        let coverable = self.coverable(&self.interfaces);
+        let uncovered = coverable.difference(&self.covered);
         result
             .differences
             .extend(uncovered.map(|name| format!("table netdev: {name} is there and not covered")));
@@ -320,7 +382,9 @@ impl Firewall for NftablesFirewall {
                 .map_err(kernel)?;
         }
         self.written = None;
+        self.interfaces.clear();
         self.covered.clear();
+        self.lacking = None;
         self.policy = Policy::default();
         Ok(())
     }
@@ -334,62 +398,5 @@ fn without_timeouts(table: &Table) -> Table {
     table
 }
 
-/// The identities that are in every one of the tables: one that is missing in either gets past there.
-fn summary(held: &[(Family, HeldTable)]) -> Enforced {
-    let keys = |name: &str| {
-        let mut common: Option<BTreeSet<Vec<u8>>> = None;
-        for (_, table) in held {
-            let here: BTreeSet<Vec<u8>> = table
-                .elements
-                .get(name)
-                .into_iter()
-                .flatten()
-                .map(|(key, _)| key.clone())
-                .collect();
-            common = Some(match common {
-                None => here,
-                Some(before) => before.intersection(&here).cloned().collect(),
-            });
-        }
-        common.unwrap_or_default()
-    };
-    let remediate: BTreeSet<Vec<u8>> = held
-        .iter()
-        .filter_map(|(_, table)| table.elements.get(build::REMEDIATE_MAC))
-        .flat_map(|elements| elements.keys().cloned())
-        .collect();
-    let posture = |key: &[u8]| {
-        if remediate.contains(key) {
-            Posture::Remediate
-        } else {
-            Posture::Isolate
-        }
-    };
-    let ownership = held.iter().map(|(_, table)| match table.flags & (OWNER | PERSIST) {
-        flags if flags & OWNER != 0 => Ownership::Owned,
-        PERSIST => Ownership::Orphaned,
-        _ => Ownership::Plain,
-    });
-    Enforced {
-        macs: keys(build::MAC)
-            .into_iter()
-            .filter_map(|key| Some((MacAddress(key.as_slice().try_into().ok()?), posture(&key))))
-            .collect(),
-        v4: keys(build::IP4)
-            .into_iter()
-            .filter_map(|key| Some(<[u8; 4]>::try_from(key).ok()?.into()))
-            .collect(),
-        v6: keys(build::IP6)
-            .into_iter()
-            .filter_map(|key| Some(<[u8; 16]>::try_from(key).ok()?.into()))
-            .collect(),
-        quiet_ports: keys(build::QUIET_PORTS).iter().map(|key| interface_text(key)).collect(),
-        // The weaker of two tables is what counts.
-        ownership: ownership.max_by_key(|ownership| match ownership {
-            Ownership::Owned => 0,
-            Ownership::Orphaned => 1,
-            Ownership::Plain => 2,
-        }),
-        differences: Vec::new(),
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -2,12 +2,12 @@
 //! leave parts out and backport others.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
-use super::build::TABLE;
 use super::encode::{self, OWNER, PERSIST};
-use super::netlink::{Netlink, NetlinkError};
 use super::table::{At, Chain, Each, Elements, Family, Field, Hook, Key, Rule, Set, Table, Test, Then};
 use crate::model::UnixTime;
+use crate::netlink::{NetlinkError, Protocol, Socket};
 
 const PROBE: &str = "edge_warden_probe";
 
@@ -32,6 +32,8 @@ pub enum Feature {
     Timeouts,
     /// Tables only their owner may change, which stay when it ends.
     OwnedTables,
+    /// Hooks that stay with the name of a link while it is away, and take hold again when it is back (Linux 6.16).
+    HooksByName,
 }
 
 /// A feature that is not there, and what that costs.
@@ -46,7 +48,7 @@ pub struct Lack {
 }
 
 impl Feature {
-    const ALL: [Feature; 9] = [
+    const ALL: [Feature; 10] = [
         Feature::Nftables,
         Feature::Bridge,
         Feature::Ingress,
@@ -56,6 +58,7 @@ impl Feature {
         Feature::DynamicSets,
         Feature::Timeouts,
         Feature::OwnedTables,
+        Feature::HooksByName,
     ];
 
     /// What a kernel without it means for the user.
@@ -65,13 +68,31 @@ impl Feature {
             Feature::Nftables => "nothing can be enforced and no traffic counted",
             Feature::Bridge => "devices behind a bridge can be neither isolated nor counted",
             Feature::Ingress => "devices on plain interfaces can be neither isolated nor counted",
-            Feature::Egress => "frames to devices on plain interfaces are neither dropped nor counted",
-            Feature::ElementCounters => "no counts per device, neither of traffic nor of drops",
+            Feature::Egress => "devices on plain interfaces can be neither isolated nor counted",
+            Feature::ElementCounters => "no traffic is counted, and drops cannot be told apart: isolation is refused",
             Feature::ElementLimits => "allowances cannot be limited per device: isolation is refused",
-            Feature::DynamicSets => "unknown devices are not counted",
-            Feature::Timeouts => "an expiry is only kept while the agent runs",
+            Feature::DynamicSets => "no traffic is counted",
+            Feature::Timeouts => "the kernel would not end an isolation by itself: isolation is refused",
             Feature::OwnedTables => "other programs can remove the rules; the watch puts them back",
+            Feature::HooksByName => "a plain interface that is made anew is open until the agent has seen it",
         }
+    }
+}
+
+impl fmt::Display for Feature {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Feature::Nftables => "nf_tables",
+            Feature::Bridge => "the bridge family of nf_tables",
+            Feature::Ingress => "the ingress hook of interfaces",
+            Feature::Egress => "the egress hook of interfaces",
+            Feature::ElementCounters => "counters in set elements",
+            Feature::ElementLimits => "rate limits in set elements",
+            Feature::DynamicSets => "sets filled by packets",
+            Feature::Timeouts => "set elements that end by themselves",
+            Feature::OwnedTables => "owned tables that persist",
+            Feature::HooksByName => "hooks that stay with an interface's name",
+        })
     }
 }
 
@@ -80,12 +101,21 @@ impl Feature {
 /// # Errors
 /// The socket failed; what the kernel refuses is the result, not an error.
 pub fn probe() -> Result<Vec<Lack>, NetlinkError> {
-    let mut netlink = Netlink::netfilter(0)?;
+    over(&mut Socket::open(Protocol::Netfilter)?)
+}
+
+/// As [`probe`], in the network namespace of the socket. Takes some milliseconds a feature: after each the kernel waits
+/// until no core can see the rules it has just thrown away.
+pub(crate) fn over(netlink: &mut Socket) -> Result<Vec<Lack>, NetlinkError> {
     let mut lacks = Vec::new();
     for feature in Feature::ALL {
         let (table, flags) = table_for(feature);
         match netlink.transact("probe", &encode::rehearsal(encode::create(&table, flags, UnixTime(0)))) {
             Ok(()) => {}
+            // Out of memory, or not entitled: that says nothing about the kernel.
+            Err(error) if matches!(error.refusal(), Some(libc::ENOMEM | libc::ENOBUFS | libc::EPERM)) => {
+                return Err(error);
+            }
             Err(error @ NetlinkError::Refused { .. }) => {
                 let source = std::error::Error::source(&error)
                     .map(ToString::to_string)
@@ -135,6 +165,7 @@ fn table_for(feature: Feature) -> (Table, u32) {
         Feature::Bridge => table.chains.push(hook(At::Forward, &[])),
         Feature::Ingress => table.chains.push(hook(At::Ingress, &["lo"])),
         Feature::Egress => table.chains.push(hook(At::Egress, &["lo"])),
+        Feature::HooksByName => table.chains.push(hook(At::Ingress, &["ew-not-there"])),
         Feature::ElementCounters => table.sets.push(set(Each::Counter, listed())),
         Feature::ElementLimits => table.sets.push(set(
             Each::Limit {
@@ -165,6 +196,5 @@ fn table_for(feature: Feature) -> (Table, u32) {
         }
         Feature::OwnedTables => flags = OWNER | PERSIST,
     }
-    debug_assert_ne!(PROBE, TABLE);
     (table, flags)
 }

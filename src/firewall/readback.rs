@@ -3,11 +3,14 @@
 //! A rule is the same when every attribute we sent for it comes back with the same value; the kernel adds attributes
 //! (handles, counters) but takes none away.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::encode;
-use super::netlink::{Netlink, NetlinkError, attribute, attributes, be32, be64, text};
-use super::table::{Elements, Family, Table};
+use super::encode::{self, OWNER, PERSIST};
+use super::nftables::Ownership;
+use super::table::{Elements, Family, Table, interface_text};
+use super::{Enforced, Posture, build};
+use crate::model::MacAddress;
+use crate::netlink::{NetlinkError, Socket, attribute, attributes, be32, be64, text};
 
 /// An element as the kernel has it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -30,7 +33,7 @@ pub(crate) struct HeldTable {
 }
 
 /// The flags of our table of that family, or `None` when there is none.
-pub(crate) fn table_flags(netlink: &mut Netlink, family: Family, name: &str) -> Result<Option<u32>, NetlinkError> {
+pub(crate) fn table_flags(netlink: &mut Socket, family: Family, name: &str) -> Result<Option<u32>, NetlinkError> {
     let request = encode::dump(encode::GETTABLE, family, None, None);
     netlink.dump("read tables", &request, |found: &mut Option<u32>, answer| {
         let body = answer.body.get(4..).unwrap_or_default();
@@ -43,7 +46,7 @@ pub(crate) fn table_flags(netlink: &mut Netlink, family: Family, name: &str) -> 
 
 /// The elements of one set.
 pub(crate) fn elements(
-    netlink: &mut Netlink,
+    netlink: &mut Socket,
     family: Family,
     table: &str,
     set: &str,
@@ -84,7 +87,7 @@ fn counter_values(expression: &[u8]) -> Option<(u64, u64)> {
 }
 
 /// The sum of the counters that stand in rules of the table.
-pub(crate) fn rule_counters(netlink: &mut Netlink, family: Family, name: &str) -> Result<(u64, u64), NetlinkError> {
+pub(crate) fn rule_counters(netlink: &mut Socket, family: Family, name: &str) -> Result<(u64, u64), NetlinkError> {
     let message = encode::dump(encode::GETRULE, family, Some(name), None);
     netlink.dump("read rule counters", &message, |sum: &mut (u64, u64), answer| {
         let body = answer.body.get(4..).unwrap_or_default();
@@ -97,7 +100,7 @@ pub(crate) fn rule_counters(netlink: &mut Netlink, family: Family, name: &str) -
 }
 
 /// The whole table, or `None` when there is none.
-pub(crate) fn read(netlink: &mut Netlink, family: Family, name: &str) -> Result<Option<HeldTable>, NetlinkError> {
+pub(crate) fn read(netlink: &mut Socket, family: Family, name: &str) -> Result<Option<HeldTable>, NetlinkError> {
     let Some(flags) = table_flags(netlink, family, name)? else {
         return Ok(None);
     };
@@ -106,7 +109,7 @@ pub(crate) fn read(netlink: &mut Netlink, family: Family, name: &str) -> Result<
         flags,
         ..HeldTable::default()
     };
-    let by_name = |kind: u16, request: &'static str, named: u16, netlink: &mut Netlink| {
+    let by_name = |kind: u16, request: &'static str, named: u16, netlink: &mut Socket| {
         let message = encode::dump(kind, family, Some(name), None);
         netlink.dump(request, &message, |all: &mut BTreeMap<String, Vec<u8>>, answer| {
             let body = answer.body.get(4..).unwrap_or_default();
@@ -220,6 +223,66 @@ impl HeldTable {
             }
         }
         differences
+    }
+}
+
+/// The identities that are in every one of the tables: one that is missing in either gets past there.
+pub(crate) fn summary(held: &[(Family, HeldTable)]) -> Enforced {
+    let keys = |name: &str| {
+        let mut common: Option<BTreeSet<Vec<u8>>> = None;
+        for (_, table) in held {
+            let here: BTreeSet<Vec<u8>> = table
+                .elements
+                .get(name)
+                .into_iter()
+                .flatten()
+                .map(|(key, _)| key.clone())
+                .collect();
+            common = Some(match common {
+                None => here,
+                Some(before) => before.intersection(&here).cloned().collect(),
+            });
+        }
+        common.unwrap_or_default()
+    };
+    let remediate: BTreeSet<Vec<u8>> = held
+        .iter()
+        .filter_map(|(_, table)| table.elements.get(build::REMEDIATE_MAC))
+        .flat_map(|elements| elements.keys().cloned())
+        .collect();
+    let posture = |key: &[u8]| {
+        if remediate.contains(key) {
+            Posture::Remediate
+        } else {
+            Posture::Isolate
+        }
+    };
+    let ownership = held.iter().map(|(_, table)| match table.flags & (OWNER | PERSIST) {
+        flags if flags & OWNER != 0 => Ownership::Owned,
+        PERSIST => Ownership::Orphaned,
+        _ => Ownership::Plain,
+    });
+    Enforced {
+        macs: keys(build::MAC)
+            .into_iter()
+            .filter_map(|key| Some((MacAddress(key.as_slice().try_into().ok()?), posture(&key))))
+            .collect(),
+        v4: keys(build::IP4)
+            .into_iter()
+            .filter_map(|key| Some(<[u8; 4]>::try_from(key).ok()?.into()))
+            .collect(),
+        v6: keys(build::IP6)
+            .into_iter()
+            .filter_map(|key| Some(<[u8; 16]>::try_from(key).ok()?.into()))
+            .collect(),
+        quiet_ports: keys(build::QUIET_PORTS).iter().map(|key| interface_text(key)).collect(),
+        // The weaker of two tables is what counts.
+        ownership: ownership.max_by_key(|ownership| match ownership {
+            Ownership::Owned => 0,
+            Ownership::Orphaned => 1,
+            Ownership::Plain => 2,
+        }),
+        differences: Vec::new(),
     }
 }
 

@@ -4,9 +4,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use rustix::net::netlink;
-
-use super::netlink::{Attributes, Message, NLM_F_ACK, Netlink, NetlinkError, attribute, be32};
+use crate::netlink::{Attributes, Message, NLM_F_ACK, NetlinkError, Protocol, Socket, attribute, be32};
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const SOCK_DESTROY: u16 = 21;
@@ -42,7 +40,7 @@ pub fn sever(addresses: &BTreeSet<IpAddr>) -> Result<Severed, NetlinkError> {
     if addresses.is_empty() {
         return Ok(severed);
     }
-    let mut diag = Netlink::open(netlink::SOCK_DIAG, "NETLINK_SOCK_DIAG", 0)?;
+    let mut diag = Socket::open(Protocol::SockDiag)?;
     for family in [AF_INET, AF_INET6] {
         for protocol in [TCP, UDP] {
             if let Err(error) = close_sockets(&mut diag, family, protocol, addresses, &mut severed.sockets) {
@@ -54,7 +52,7 @@ pub fn sever(addresses: &BTreeSet<IpAddr>) -> Result<Severed, NetlinkError> {
             }
         }
     }
-    let mut conntrack = Netlink::netfilter(0)?;
+    let mut conntrack = Socket::open(Protocol::Netfilter)?;
     for family in [AF_INET, AF_INET6] {
         if let Err(error) = forget_flows(&mut conntrack, family, addresses, &mut severed.flows) {
             note(
@@ -78,7 +76,7 @@ fn note(unsupported: &mut Vec<String>, what: &str, error: &NetlinkError) {
 }
 
 fn close_sockets(
-    diag: &mut Netlink,
+    diag: &mut Socket,
     family: u8,
     protocol: u8,
     addresses: &BTreeSet<IpAddr>,
@@ -131,7 +129,7 @@ fn peer(family: u8, bytes: &[u8]) -> Option<IpAddr> {
 }
 
 fn forget_flows(
-    conntrack: &mut Netlink,
+    conntrack: &mut Socket,
     family: u8,
     addresses: &BTreeSet<IpAddr>,
     forgotten: &mut u32,

@@ -216,6 +216,18 @@ fn help_explains_exit_codes_and_completions_are_a_script() {
     );
     let script = stdout(&["completions", "bash"]);
     assert!(script.contains("complete -F") && script.contains("check-config"));
+    let page = stdout(&["man"]);
+    assert!(
+        page.contains(".TH edge-warden 1") && page.contains("Exit codes"),
+        "{page}"
+    );
+    let page = stdout(&["man", "quarantine"]);
+    assert!(
+        page.contains("edge\\-warden quarantine") && page.contains("release"),
+        "{page}"
+    );
+    let (code, said) = code_and_stderr(&["man", "quarentine"]);
+    assert!(code == Some(4) && said.contains("no verb quarentine"), "{said}");
     assert_eq!(run(&["reprot"]).status.code(), Some(2));
     assert_eq!(run(&[]).status.code(), Some(2));
 }

@@ -182,7 +182,7 @@ impl Reference {
             let is_cut = self.cut.get(thing).copied().unwrap_or(false);
             if !is_cut && now - line.heard > 2 * DAY {
                 if let Some((alarm, value)) = line.alarm.take() {
-                    self.event(round, thing, &behavior, "alarm-invalidated", value, alarm);
+                    self.event(round, thing, &behavior, "alarm-invalidated", &value, alarm);
                 }
                 line = Line {
                     heard: line.heard,
@@ -236,10 +236,10 @@ impl Reference {
             let number = self.alarms;
             self.alarms += 1;
             line.alarm = Some((number, value.clone()));
-            self.event(round, thing, behavior, "in-alarm", value, number);
+            self.event(round, thing, behavior, "in-alarm", &value, number);
         } else if line.alarm.is_some() && last_are(behavior.to_clear, false) {
             let (number, _) = line.alarm.take().unwrap();
-            self.event(round, thing, behavior, "alarm-cleared", value, number);
+            self.event(round, thing, behavior, "alarm-cleared", &value, number);
         } else if let (Some((_, latest)), true) = (&mut line.alarm, violates) {
             *latest = value;
         }
@@ -251,7 +251,7 @@ impl Reference {
         thing: &'static str,
         behavior: &Behavior,
         kind: &'static str,
-        value: Datum,
+        value: &Datum,
         alarm: usize,
     ) {
         self.events.push(Event {
@@ -260,7 +260,7 @@ impl Reference {
             profile: behavior.profile.clone(),
             behavior: behavior.name.clone(),
             kind,
-            value: shown(behavior, &value),
+            value: shown(behavior, value),
             alarm,
         });
     }

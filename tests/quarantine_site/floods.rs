@@ -4,8 +4,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::time::Duration;
 
 use edge_warden::control::Request;
-use edge_warden::model::Now;
-use edge_warden::model::{Monotonic, UnixTime};
+use edge_warden::model::{Monotonic, Now, UnixTime};
 use edge_warden::quarantine::{Alarm, EdgeCap, Effect, Event, Posture, Quarantine, Store};
 use serde_json::json;
 

@@ -146,11 +146,21 @@ impl Agent {
             .collect()
     }
 
-    /// The sum of a field of `network_stats` over all reports of one thing.
+    /// The sum of a field of `network_stats` over all reports of one thing. A report whose acceptance was not heard is
+    /// contained in the one after it too.
     pub(super) fn reported(&self, thing: &str, field: &str) -> u64 {
-        let reports = self.reports(thing);
-        let of = |report: &Value| report["metrics"]["network_stats"][field].as_u64();
-        reports.iter().filter_map(of).sum()
+        sum(&self.reports(thing), field)
+    }
+
+    /// As [`Agent::reported`], of the reports alone that the agent knows to be accepted.
+    pub(super) fn accepted(&self, thing: &str, field: &str) -> u64 {
+        let log = self.log();
+        let mut reports = self.reports(thing);
+        reports.retain(|report| {
+            let heard = format!("report accepted thing={thing} report={}", report["header"]["report_id"]);
+            log.lines().any(|line| line.ends_with(&heard))
+        });
+        sum(&reports, field)
     }
 }
 
@@ -184,6 +194,11 @@ fn launch(ns: &str, dir: &Path) -> Child {
         .stdin(Stdio::null())
         .spawn()
         .unwrap()
+}
+
+fn sum(reports: &[Value], field: &str) -> u64 {
+    let of = |report: &Value| report["metrics"]["network_stats"][field].as_u64();
+    reports.iter().filter_map(of).sum()
 }
 
 fn row(devices: &Value, list: &str, key: &str, value: &str) -> Value {

@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use serde_json::{Value, json};
+
 use super::agent::{Agent, DEADLINE, NEVER, config, connections, ports, seen_by, site};
 use crate::support::services::Broker;
 use crate::support::site::{BROKER, PATIENCE, until};
@@ -10,7 +12,13 @@ use crate::support::site::{BROKER, PATIENCE, until};
 #[test]
 fn connections_answered_ports_and_short_attempts_are_seen() {
     let site = site();
-    let agent = Agent::start(&site, &config(&site, NEVER));
+    let mut config = config(&site, NEVER);
+    config["customMetrics"] = json!([
+        {"name": "clients", "type": "string-list", "source": "connectedDevices"},
+        {"name": "destinations", "source": "distinctDestinations"},
+        {"name": "unanswered", "source": "unansweredConnections"},
+    ]);
+    let agent = Agent::start(&site, &config);
     let (d0, d3, internet) = (site.device(0), site.device(3), site.internet());
     agent.await_known(&[("cam-0", d0), ("cam-3", d3)]);
     let _services = [internet.echo(7000), d3.echo(9000), site.gateway().echo(BROKER)];
@@ -38,6 +46,25 @@ fn connections_answered_ports_and_short_attempts_are_seen() {
     agent.await_thing("cam-3", "its attempt is counted", |row| {
         row["connections"]["sinceLastReport"]["begun"].as_u64().unwrap() == before + 1
     });
+    // The same in the thing's own custom metrics; who is at the broker is the core's.
+    let counted = |row: &Value, name: &str| row["connections"]["sinceLastReport"][name].as_f64();
+    let report = agent.report("cam-3");
+    let row = agent.thing("cam-3");
+    for name in ["destinations", "unanswered"] {
+        let sent = report["custom_metrics"][name][0]["number"].as_f64();
+        assert!(
+            sent.is_some() && sent <= counted(&row, name),
+            "{name}: {report:#} {row:#}"
+        );
+    }
+    assert!(
+        report["custom_metrics"]["destinations"][0]["number"].as_f64() >= Some(1.0),
+        "{report:#}"
+    );
+    assert_eq!(
+        agent.status()["customMetrics"]["clients"],
+        json!({"string_list": ["cam-0"]})
+    );
     drop((broker, routed, routed6, inbound));
 }
 

@@ -247,6 +247,29 @@ impl Site {
         }
     }
 
+    /// Makes the link of a device anew, deleting it when it is there.
+    pub fn connect_port(&self, n: usize) {
+        let (device, plain) = (&self.devices[n], n == 3);
+        let via = if plain { &self.routed_port } else { &self.gateway };
+        let port = if plain {
+            let (mac, v4, v6) = (via.mac, via.v4, via.v6);
+            format!("ip link set lan3 address {mac} up && ip addr add {v4}/24 dev lan3 && ip addr add {v6}/64 dev lan3")
+        } else {
+            format!("ip link set lan{n} addrgenmode none && ip link set lan{n} master br0 up")
+        };
+        self.gateway.shell(&format!(
+            "ip link del lan{n} 2>/dev/null; \
+             ip link add lan{n} type veth peer name eth0 address {} netns {} && \
+             ip -n {} link set eth0 up && {port}",
+            device.mac, device.ns, device.ns
+        ));
+        device.shell(&format!(
+            "ip addr add {}/24 dev eth0 && ip addr add {}/64 dev eth0 && \
+             ip route add default via {} && ip route add default via {} dev eth0",
+            device.v4, device.v6, via.v4, via.v6
+        ));
+    }
+
     /// Which address dnsmasq is to give a device, from now on and instead of any other ([`Options::dhcp`]). A device that
     /// renews another one is refused it (RFC 2131, 4.3.2: DHCPNAK) and begins anew.
     pub fn assign(&self, device: &Host, address: Ipv4Addr) {
@@ -440,19 +463,21 @@ impl Host {
     /// The target as a socket address on this host.
     pub fn socket(&self, target: IpAddr, port: u16) -> SocketAddr {
         match target {
-            IpAddr::V6(v6) if v6.is_unicast_link_local() => {
-                let name = std::ffi::CString::new(self.interface.clone()).expect("a name");
-                let scope = self.enter(|| {
-                    #[allow(unsafe_code, reason = "no safe if_nametoindex in the crates we have")]
-                    // SAFETY: the pointer is to a zero-terminated string that outlives the call.
-                    unsafe {
-                        libc::if_nametoindex(name.as_ptr())
-                    }
-                });
-                SocketAddrV6::new(v6, port, 0, scope).into()
-            }
+            IpAddr::V6(v6) if v6.is_unicast_link_local() => SocketAddrV6::new(v6, port, 0, self.index()).into(),
             other => SocketAddr::new(other, port),
         }
+    }
+
+    /// The number of the host's LAN interface.
+    pub fn index(&self) -> u32 {
+        let name = std::ffi::CString::new(self.interface.clone()).expect("a name");
+        self.enter(|| {
+            #[allow(unsafe_code, reason = "no safe if_nametoindex in the crates we have")]
+            // SAFETY: the pointer is to a zero-terminated string that outlives the call.
+            unsafe {
+                libc::if_nametoindex(name.as_ptr())
+            }
+        })
     }
 
     /// A TCP connection, if one comes about within `limit`.
@@ -489,7 +514,14 @@ impl Host {
     /// A raw socket on any interface of the host.
     pub fn wire_on(&self, interface: &str) -> Wire {
         let interface = interface.to_owned();
-        self.enter(move || Wire::open(&interface))
+        self.enter(move || Wire::open(&interface, libc::ETH_P_ALL as u16))
+    }
+
+    /// A raw socket on the host's LAN interface for one ethertype (behind a VLAN tag, if there is one). Unlike one for
+    /// all, it hears only what netdev ingress let through.
+    pub fn wire_for(&self, ethertype: u16) -> Wire {
+        let interface = self.interface.clone();
+        self.enter(move || Wire::open(&interface, ethertype))
     }
 
     /// Counts frames seen on an interface until stopped.
@@ -625,22 +657,29 @@ pub struct Wire {
     reason = "AF_PACKET has no safe binding in the crates we have; test code only"
 )]
 impl Wire {
-    fn open(interface: &str) -> Self {
+    fn open(interface: &str, protocol: u16) -> Self {
         let name = std::ffi::CString::new(interface).expect("a name");
-        let all = i32::from((libc::ETH_P_ALL as u16).to_be());
+        // SAFETY: the pointer is to a zero-terminated string that outlives the call.
+        let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
+        assert!(index > 0, "{interface} exists");
+        let wire = Self::bound(index, protocol);
+        wire.unwrap_or_else(|| panic!("bind to {interface}: {}", std::io::Error::last_os_error()))
+    }
+
+    fn bound(index: u32, protocol: u16) -> Option<Self> {
         // SAFETY: plain system calls; the address structure is fully initialised and its size is passed with it.
-        let fd = unsafe {
+        unsafe {
             let fd = libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0);
             assert!(fd >= 0, "a packet socket: {}", std::io::Error::last_os_error());
             let fd = OwnedFd::from_raw_fd(fd);
             let mut address: libc::sockaddr_ll = std::mem::zeroed();
             address.sll_family = libc::AF_PACKET as u16;
-            address.sll_protocol = all as u16;
-            address.sll_ifindex = libc::if_nametoindex(name.as_ptr()) as i32;
-            assert!(address.sll_ifindex > 0, "{interface} exists");
+            address.sll_protocol = protocol.to_be();
+            address.sll_ifindex = index as i32;
             let size = std::mem::size_of_val(&address) as u32;
-            let bound = libc::bind(fd.as_raw_fd(), (&raw const address).cast(), size);
-            assert_eq!(bound, 0, "bind to {interface}: {}", std::io::Error::last_os_error());
+            if libc::bind(fd.as_raw_fd(), (&raw const address).cast(), size) != 0 {
+                return None;
+            }
             // Sees what is for others too.
             let request = libc::packet_mreq {
                 mr_ifindex: address.sll_ifindex,
@@ -660,9 +699,18 @@ impl Wire {
             let length = std::mem::size_of_val(&size) as u32;
             let option = (&raw const size).cast();
             libc::setsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, option, length);
-            fd
-        };
-        Self { fd }
+            Some(Self { fd })
+        }
+    }
+
+    /// On the calling thread's link of this name, if there is one at the moment.
+    pub fn try_open(interface: &str) -> Option<Self> {
+        let name = std::ffi::CString::new(interface).expect("a name");
+        // SAFETY: the pointer is to a zero-terminated string that outlives the call.
+        let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
+        (index > 0)
+            .then(|| Self::bound(index, libc::ETH_P_ALL as u16))
+            .flatten()
     }
 
     /// Puts a whole frame on the wire.

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use edge_warden::control::{AskError, Request, ask};
 use serde_json::{Value, json};
 
-use super::site::{Host, Options, Site, until};
+use super::site::{Host, Options, Site, Wire, until};
 
 /// How long the agent may take for what it does in its own time. Generous: the machine may be busy.
 pub const SOON: Duration = Duration::from_secs(30);
@@ -247,6 +247,19 @@ impl Guarded {
             .unwrap_or_else(|error| panic!("{error}\n{}", self.log()))
     }
 
+    /// Resident memory of the agent: now, and at most so far.
+    pub fn memory(&self) -> String {
+        let agent = self.agent.as_ref().expect("it runs");
+        let status = std::fs::read_to_string(format!("/proc/{}/status", agent.id())).expect("a process");
+        let lines = status
+            .lines()
+            .filter(|line| line.starts_with("VmRSS") || line.starts_with("VmHWM"));
+        lines
+            .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+            .collect::<Vec<_>>()
+            .join(", ")
+    }
+
     /// Run the binary on the gateway with these arguments and `--standalone DIR`.
     pub fn command(&self, arguments: &[&str]) -> Output {
         Command::new("ip")
@@ -460,6 +473,87 @@ impl Flood {
 }
 
 impl Drop for Flood {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A device that cannot wait: it sends whenever its link is there, frames to a neighbour on the bridge (device 3: none)
+/// and datagrams to the internet, whatever its own network settings are. [`Arrivals`] see them as they see a [`Flood`].
+pub struct Restless {
+    stop: Arc<AtomicBool>,
+    sent: Arc<AtomicU64>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Restless {
+    pub fn start(site: &Site, n: usize, per_second: u32) -> Self {
+        let (device, internet) = (site.device(n).clone(), site.internet().v4);
+        let gateway = if n == 3 { site.routed_port() } else { site.gateway() };
+        let mut datagram = gateway.mac.0.to_vec();
+        datagram.extend(device.mac.0);
+        datagram.extend([8, 0, 0x45, 0, 0, 36, 0, 0, 0, 0, 64, 17, 0, 0]);
+        datagram.extend(device.v4.octets());
+        datagram.extend(internet.octets());
+        let words = datagram[14..34]
+            .chunks(2)
+            .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])));
+        let sum: u32 = words.sum();
+        datagram[24..26].copy_from_slice(&(!(((sum & 0xffff) + (sum >> 16)) as u16)).to_be_bytes());
+        datagram.extend(FLOOD_PORT.to_be_bytes());
+        datagram.extend(FLOOD_PORT.to_be_bytes());
+        datagram.extend([0, 16, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        let neighbour = (n != 3).then(|| {
+            let mut frame = [site.device(1).mac.0, device.mac.0].concat();
+            frame.extend(FLOOD_TYPE);
+            frame.resize(60, 0);
+            frame
+        });
+        let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let (stopped, count) = (Arc::clone(&stop), Arc::clone(&sent));
+        let thread = site.device(n).spawn(move || {
+            let (mut neighbour, mut wire) = (neighbour, None);
+            let pause = Duration::from_secs(1) / per_second;
+            while !stopped.load(Ordering::Relaxed) {
+                wire = wire.or_else(|| Wire::try_open(&device.interface));
+                if let Some(open) = &wire {
+                    datagram[42..50].copy_from_slice(&stamp());
+                    let mut out = open.try_send(&datagram);
+                    if let Some(frame) = &mut neighbour {
+                        frame[14..22].copy_from_slice(&stamp());
+                        out &= open.try_send(frame);
+                    }
+                    if out {
+                        count.fetch_add(1, Ordering::Relaxed);
+                    } else {
+                        wire = None;
+                    }
+                }
+                // paces the load, nothing waits for it
+                std::thread::sleep(pause);
+            }
+        });
+        Self {
+            stop,
+            sent,
+            thread: Some(thread),
+        }
+    }
+
+    /// Wait until this many more rounds were sent.
+    pub fn await_sent(&self, more: u64) {
+        let wanted = self.sent.load(Ordering::Relaxed) + more;
+        assert!(
+            until(SOON, || self.sent.load(Ordering::Relaxed) >= wanted),
+            "it goes on"
+        );
+    }
+}
+
+impl Drop for Restless {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {

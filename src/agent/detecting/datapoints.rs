@@ -56,11 +56,8 @@ pub(super) fn datapoints(reading: &ThingReading, added: Option<(Counters, Durati
         put("aws:all-packets-in", delta(added.packets_in));
         put("aws:all-packets-out", delta(added.packets_out));
     }
-    if let Ok(connections) = &reading.established {
-        // the unlisted ones are counted too
-        if let Ok(total) = reading.established_total() {
-            put("aws:num-established-tcp-connections", Value::Gauge(count(total)));
-        }
+    if let (Ok(connections), Ok(total)) = (&reading.established, reading.established_total()) {
+        put("aws:num-established-tcp-connections", Value::Gauge(count(total)));
         put("aws:destination-ip-addresses", destinations(connections));
     }
     if let Ok(ports) = &reading.listening_tcp {
@@ -85,9 +82,9 @@ fn custom(custom: &BTreeMap<String, CustomValue>) -> Datapoints {
     custom.iter().map(|(name, of)| (name.clone(), value(of))).collect()
 }
 
-fn count(number: u64) -> f64 {
+fn count(total: u64) -> f64 {
     #[allow(clippy::cast_precision_loss, reason = "no host has 2^53 sockets")]
-    let number = number as f64;
+    let number = total as f64;
     number
 }
 
@@ -170,7 +167,7 @@ mod tests {
                 to("[::ffff:192.0.2.1]:80"),
                 to("[2001:db8::1]:443"),
             ]),
-            established_unlisted: 2,
+            established_unlisted: 4,
             listening_tcp: Ok(vec![port(80, None), port(22, Some("eth0")), port(22, Some("lo"))]),
             listening_udp: missing(),
             custom: [
@@ -181,7 +178,7 @@ mod tests {
         };
         let got = datapoints(&reading, None);
         let wanted: Datapoints = [
-            ("aws:num-established-tcp-connections", Value::Gauge(5.0)),
+            ("aws:num-established-tcp-connections", Value::Gauge(7.0)),
             (
                 "aws:destination-ip-addresses",
                 Value::Addresses(vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()]),

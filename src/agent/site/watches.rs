@@ -1,16 +1,13 @@
 //! What the kernel tells the loop unasked, read in bounded bites so that a flood cannot keep the loop.
 
 use std::collections::BTreeSet;
-use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::path::PathBuf;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::io::unix::AsyncFd;
 
 use crate::collect::neighbours::{NeighbourEvent, NeighbourWatch};
 use crate::devices::leases::LeaseWatch;
-use crate::firewall::{self, Change};
 use crate::model::{Measured, Missing};
 
 /// Datagrams read at a time.
@@ -38,7 +35,7 @@ impl<T: AsFd> Watched<T> {
         Self(None)
     }
 
-    fn new(source: &str, inner: T) -> Measured<Self> {
+    pub(in crate::agent) fn new(source: &str, inner: T) -> Measured<Self> {
         #[allow(
             deprecated,
             reason = "its successor is unsafe; what that asks for holds here: the descriptor is owned and never exchanged"
@@ -47,12 +44,17 @@ impl<T: AsFd> Watched<T> {
         Ok(Self(Some(watched)))
     }
 
-    fn is_open(&self) -> bool {
+    pub(in crate::agent) fn is_open(&self) -> bool {
         self.0.is_some()
     }
 
+    /// What is watched, to change how it is read.
+    pub(in crate::agent) fn inner(&mut self) -> Option<&mut T> {
+        self.0.as_mut().map(|watched| &mut watched.get_mut().0)
+    }
+
     /// Waits until there is something, then reads with `read`, which says whether it read everything. Cancel safe.
-    async fn next<R>(&mut self, read: impl FnOnce(&mut T) -> (R, bool)) -> R {
+    pub(in crate::agent) async fn next<R>(&mut self, read: impl FnOnce(&mut T) -> (R, bool)) -> R {
         let Some(watched) = &mut self.0 else {
             return std::future::pending().await;
         };
@@ -172,44 +174,4 @@ fn read_leases(watch: &mut LeaseWatch) -> (SiteNews, bool) {
             true,
         ),
     }
-}
-
-/// The one watch over all our nftables tables; what it tells goes to whoever keeps a table.
-pub(in crate::agent) type TableWatch = Watched<firewall::Watch>;
-
-impl Watched<firewall::Watch> {
-    /// Watches in the calling thread's network namespace. `own_ports`: of everything that changes our tables.
-    pub(in crate::agent) fn open(own_ports: impl IntoIterator<Item = u32>) -> Measured<Self> {
-        const SOURCE: &str = "netlink group NFNLGRP_NFTABLES";
-        let failed = |error: io::Error| Missing::from_io(SOURCE, &error);
-        let watch = firewall::Watch::open(own_ports)
-            .map_err(|error| Missing::new(SOURCE, crate::model::Reason::Denied, error.to_string()))?;
-        watch.set_nonblocking().map_err(failed)?;
-        Self::new(SOURCE, watch)
-    }
-
-    /// The next changes of our tables by others; never empty. Cancel safe.
-    pub(in crate::agent) async fn changes(&mut self) -> Vec<Change> {
-        loop {
-            let (changes, failed) = self
-                .next(|watch| match watch.read() {
-                    Ok(changes) => ((changes, false), !has_more(watch)),
-                    Err(_) => ((vec![Change::CompareAll], true), true),
-                })
-                .await;
-            if failed {
-                self.0 = None;
-            }
-            if !changes.is_empty() {
-                return changes;
-            }
-        }
-    }
-}
-
-/// Whether there is more to read at this moment.
-fn has_more(watch: &firewall::Watch) -> bool {
-    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-    let mut ready = [PollFd::from_borrowed_fd(watch.as_fd(), PollFlags::IN)];
-    matches!(poll(&mut ready, Some(&now)), Ok(1..))
 }

@@ -110,6 +110,15 @@ pub(super) fn build(
     }
 }
 
+/// The things that are to be cut off.
+pub(super) fn cut(decision: &Decision) -> impl Iterator<Item = &ThingName> {
+    let cut = |verdict: &Verdict| matches!(verdict, Verdict::Cut(_));
+    decision
+        .iter()
+        .filter(move |(_, verdict)| cut(verdict))
+        .map(|(thing, _)| thing)
+}
+
 /// Every IP address a policy cuts off.
 pub(super) fn addresses(policy: &Policy) -> BTreeSet<IpAddr> {
     policy

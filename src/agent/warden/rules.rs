@@ -226,6 +226,19 @@ impl Warden {
                 ))
             })
             .collect();
+        // What was decided and could not be written is not in that policy; the reason must not be lost.
+        for thing in policy::cut(&self.decision) {
+            let unwritten = || Enforced {
+                held: Held::No(
+                    failure
+                        .clone()
+                        .unwrap_or_else(|| "the kernel does not hold it".to_owned()),
+                ),
+                dropped_packets: None,
+                group_traffic_passes: None,
+            };
+            self.enforced.entry(thing.clone()).or_insert_with(unwritten);
+        }
         let without_counters = |map: &BTreeMap<ThingName, Enforced>| -> BTreeMap<ThingName, Held> {
             map.iter()
                 .map(|(thing, enforced)| (thing.clone(), enforced.held.clone()))

@@ -9,13 +9,11 @@ use netlink_bindings::conntrack::{
     TupleProtoAttrs,
 };
 use netlink_bindings::traits::NetlinkRequest;
-use netlink_socket2::NetlinkSocket;
-use rustix::net::netlink::NETFILTER;
 
 use super::flow::{Endpoints, Flow, TcpState, Transport};
 use super::procfs::ParsedRows;
-use crate::collect::multicast::{Drained, Multicast};
 use crate::model::{Measured, Missing};
+use crate::netlink::{Drained, Notifications, Protocol, dump_once};
 
 /// `IPCTNL_MSG_CT_NEW` and `IPCTNL_MSG_CT_DELETE` of subsystem `NFNL_SUBSYS_CTNETLINK` (1).
 const TYPE_NEW: u16 = 0x0100;
@@ -34,22 +32,15 @@ const IPS_OFFLOAD: u32 = 1 << 14;
 pub fn table(mut each: impl FnMut(&Flow)) -> Measured<ParsedRows> {
     const SOURCE: &str = "ctnetlink table";
     let request = conntrack::Request::new().op_get_dump(&Nfgenmsg::new());
-    let mut socket = NetlinkSocket::new();
-    let mut reply = socket
-        .request(&request)
-        .map_err(|error| Missing::from_io(SOURCE, &error))?;
     let mut rows = ParsedRows::default();
-    while let Some(row) = reply.recv() {
-        let (_, attributes) = row.map_err(|error| Missing::from_io(SOURCE, error.as_io_error()))?;
-        match decode(&attributes) {
-            Some(flow) => {
-                rows.flows += 1;
-                each(&flow);
-            }
-            None => rows.skipped += 1,
+    let read = dump_once(&request, |(_, attributes)| match decode(&attributes) {
+        Some(flow) => {
+            rows.flows += 1;
+            each(&flow);
         }
-    }
-    Ok(rows)
+        None => rows.skipped += 1,
+    });
+    read.map(|_| rows).map_err(|error| Missing::from_io(SOURCE, &error))
 }
 
 /// A flow began or ended.
@@ -64,7 +55,7 @@ pub enum FlowEvent {
 /// A subscription to beginnings and ends of flows.
 #[derive(Debug)]
 pub struct FlowEvents {
-    multicast: Multicast,
+    notifications: Notifications,
 }
 
 impl FlowEvents {
@@ -75,9 +66,9 @@ impl FlowEvents {
     /// # Errors
     /// The socket cannot be opened or bound.
     pub fn open(receive_buffer: usize) -> Measured<Self> {
-        let multicast = Multicast::open(Some(NETFILTER), GROUPS, receive_buffer)
+        let notifications = Notifications::open(Protocol::Netfilter, GROUPS, receive_buffer)
             .map_err(|error| Missing::from_io("ctnetlink events", &error))?;
-        Ok(Self { multicast })
+        Ok(Self { notifications })
     }
 
     /// Reads what is there, at most `limit` datagrams, without waiting. After [`Drained::lost`] flows went by unseen: the
@@ -86,9 +77,9 @@ impl FlowEvents {
     /// # Errors
     /// The socket failed.
     pub fn drain(&mut self, limit: usize, mut each: impl FnMut(&FlowEvent)) -> io::Result<Drained> {
-        self.multicast.drain(limit, |kind, payload| {
-            let (_, attributes) = OpGetDump::decode_reply(payload);
-            match (kind, decode(&attributes)) {
+        self.notifications.drain(limit, |message| {
+            let (_, attributes) = OpGetDump::decode_reply(message.body);
+            match (message.kind, decode(&attributes)) {
                 (TYPE_NEW, Some(flow)) => each(&FlowEvent::New(flow)),
                 (TYPE_DELETE, Some(flow)) => each(&FlowEvent::Destroyed(flow)),
                 _ => {}
@@ -99,7 +90,7 @@ impl FlowEvents {
 
 impl AsFd for FlowEvents {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.multicast.as_fd()
+        self.notifications.as_fd()
     }
 }
 

@@ -13,7 +13,9 @@
     reason = "a measurement may stop at the first surprise"
 )]
 
-#[path = "../tests/support/mod.rs"]
+mod cost;
+mod links;
+#[path = "../../tests/support/mod.rs"]
 mod support;
 
 use std::time::Duration;
@@ -26,10 +28,13 @@ use support::warden::{Arrivals, Flood, Guarded, ON_DISK, SOON, devices, now, per
 
 fn main() {
     ON_DISK.store(true, std::sync::atomic::Ordering::Relaxed);
-    let parts: [(&str, fn()); 5] = [
+    let parts: [(&str, fn()); 8] = [
         ("latency", latency),
         ("kill", || ["auto", "off"].map(kill).into_iter().collect()),
         ("flush", || ["auto", "off"].map(flush).into_iter().collect()),
+        ("delete", || ["auto", "off"].map(delete).into_iter().collect()),
+        ("links", links::links),
+        ("cost", cost::cost),
         ("many", || many(250)),
         ("most", || many(10_000)),
     ];
@@ -126,13 +131,22 @@ fn kill(ownership: &str) {
     assert_eq!(passed, 0);
 }
 
-/// `nft flush ruleset`, 100 times; the gap is from the first packet that passed to the last.
 fn flush(ownership: &str) {
+    damage("nft flush ruleset", ownership);
+}
+
+fn delete(ownership: &str) {
+    damage("nft delete table bridge edge_warden", ownership);
+}
+
+/// The same damage 100 times; the gap is from the first packet that passed to the last.
+fn damage(command: &str, ownership: &str) {
     let (guarded, flood, lan, internet) = cut(&json!({"tableOwnership": ownership}));
     let (mut passed, mut gaps) = (0, Vec::new());
     for _ in 0..100 {
         let start = now();
-        guarded.site.gateway().shell("nft flush ruleset");
+        // who does not own the table is refused
+        guarded.site.gateway().run(&["sh", "-c", command]);
         flood.await_sent(100);
         lan.await_silence();
         internet.await_silence();
@@ -145,7 +159,7 @@ fn flush(ownership: &str) {
             .map(|(last, first)| last.duration_since(*first));
         gaps.push(gap.unwrap_or_default());
     }
-    println!("nft flush ruleset, tableOwnership {ownership}: {passed} packets passed");
+    println!("{command}, tableOwnership {ownership}: {passed} packets passed");
     line("gap", gaps);
 }
 
@@ -180,6 +194,7 @@ fn many(number: usize) {
         names.len(),
         start.elapsed()
     );
+    println!("memory of the agent: {}", guarded.memory());
     guarded.stop();
     let start = now();
     guarded.run();
