@@ -57,7 +57,8 @@ done
 
 # Static needs an explicit --target: otherwise build scripts and proc-macros, which load shared libraries, would be
 # linked statically too and fail.
-export RUSTFLAGS="${RUSTFLAGS:-} -C target-feature=+crt-static"
+# Unwind tables serve nobody where a panic aborts and symbols are stripped.
+export RUSTFLAGS="${RUSTFLAGS:-} -C target-feature=+crt-static -C force-unwind-tables=no"
 if [ ${#native[@]} -gt 0 ]; then
     cargo build --profile "$profile" --locked "${native[@]}"
 fi

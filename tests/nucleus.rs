@@ -66,7 +66,7 @@ impl AwsClient {
     fn start(nucleus: &TestNucleus, part: &str) -> Self {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let python = root.join(".venv/bin/python");
-        assert!(python.exists(), "no {}: run `make setup`", python.display());
+        assert!(python.exists(), "no {}: run `make venv`", python.display());
         let mut child = Command::new(python)
             .arg(root.join("tests/cross/awsiotsdk_client.py"))
             .arg(part)

@@ -35,6 +35,15 @@ pub enum AskError {
         #[source]
         source: std::io::Error,
     },
+    /// No answer came in time.
+    #[error("{path}: the agent did not answer within {} s; is the machine overloaded?", PATIENCE.as_secs())]
+    Silent {
+        /// The socket.
+        path: PathBuf,
+        /// What reading or writing said.
+        #[source]
+        source: std::io::Error,
+    },
     /// The conversation broke off.
     #[error("{path}: the agent broke off the conversation")]
     Broken {
@@ -63,9 +72,13 @@ pub enum AskError {
 /// # Errors
 /// [`AskError`], which says what to do.
 pub fn ask(path: &Path, request: &Request) -> Result<Value, AskError> {
-    let broken = |source| AskError::Broken {
-        path: path.to_owned(),
-        source,
+    let broken = |source: std::io::Error| {
+        let path = path.to_owned();
+        match source.kind() {
+            // how a timeout of the socket shows (socket(7), SO_RCVTIMEO)
+            std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut => AskError::Silent { path, source },
+            _ => AskError::Broken { path, source },
+        }
     };
     let mut stream = UnixStream::connect(path).map_err(|source| match source.kind() {
         std::io::ErrorKind::PermissionDenied => AskError::Denied {

@@ -270,12 +270,15 @@ fn kernel(source: NetlinkError) -> FirewallError {
 impl Firewall for NftablesFirewall {
     fn enforce(&mut self, policy: &Policy, now: UnixTime) -> Result<(), FirewallError> {
         policy.check()?;
+        let held_before = self.written.is_some();
         let written = self.write(policy, now);
         let Err(FirewallError::Kernel { source, .. }) = &written else {
             return written;
         };
         // A kernel that is not able to, or one that only will not?
         match source.refusal().map(|_| probe::over(&mut self.netlink)) {
+            // one that took our tables before has nftables, whatever it answers now
+            Some(Ok(lacks)) if held_before && lacks.iter().any(|lack| lack.feature == Feature::Nftables) => written,
             Some(Ok(lacks)) if lacks != self.lacks => {
                 self.lacks = lacks;
                 self.write(policy, now)

@@ -117,7 +117,7 @@ fn a_device_that_writes_its_own_shadow_gains_nothing() {
             .map(|writer| {
                 scope.spawn(move || {
                     for n in 0..2500_u64 {
-                        guarded.desire("cam-1", Some("quarantine"), &json!({ "other": writer * 10_000 + n }));
+                        guarded.desire("cam-2", Some("quarantine"), &json!({ "other": writer * 10_000 + n }));
                     }
                 })
             })
@@ -132,8 +132,8 @@ fn a_device_that_writes_its_own_shadow_gains_nothing() {
     });
     println!("status answered within {slowest:?} under 10,000 shadow writes");
     assert!(slowest < PATIENCE, "{slowest:?}");
-    guarded.desire("cam-1", Some("quarantine"), &json!({"quarantine": true}));
-    guarded.await_enforced("cam-1", Some("quarantine"), &json!(true));
+    guarded.desire("cam-2", Some("quarantine"), &json!({"quarantine": true}));
+    guarded.await_enforced("cam-2", Some("quarantine"), &json!(true));
     assert_eq!(leaked(&[&lan], cut), 0);
     guarded.answer(&release("cam-0"));
     lan.await_more(20);

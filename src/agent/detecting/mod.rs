@@ -220,7 +220,12 @@ impl Detecting {
         // who is cut off may be gone from the LAN, and its alarm lasts all the same
         let cut: Vec<ThingName> = self.cut.iter().cloned().collect();
         let gone = cut.iter().filter(|thing| !site.identities().contains_key(*thing));
-        let local = site.identities().keys().chain(gone);
+        // configured ones first: names a LAN makes up must not take the room of those somebody chose
+        let named = |configured: bool| {
+            let those = site.identities().iter();
+            those.filter(move |(_, identity)| identity.configured == configured)
+        };
+        let local = named(true).chain(named(false)).map(|(thing, _)| thing).chain(gone);
         let things = std::iter::once((&self.core, Role::Core)).chain(local.map(|thing| (thing, Role::Local)));
         for (thing, role) in things {
             let reading = match role {
