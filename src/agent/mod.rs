@@ -38,7 +38,7 @@ use crate::greengrass::link::{Command, NucleusLink, Stopped, Token};
 use crate::greengrass::{ComponentState, NucleusKind};
 use crate::model::{Monotonic, Now, ThingName};
 
-pub use custom::{CustomReadings, Helper, HelperError, serve as serve_custom_metrics};
+pub use custom::{Helper, HelperError, serve as serve_custom_metrics};
 pub use parts::{Ended, Parts};
 pub use reload::{LAST_GOOD, keep as keep_configuration, remember as remember_configuration};
 

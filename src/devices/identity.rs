@@ -199,11 +199,6 @@ impl Identity {
         self.addresses.iter().filter(|a| a.usable).map(|a| a.address)
     }
 
-    /// MAC addresses that an alarm of the thing may cut off.
-    pub fn edge_macs(&self) -> impl Iterator<Item = MacAddress> {
-        self.macs.iter().filter(|m| m.backs_edge_action).map(|m| m.mac)
-    }
-
     /// True when one of its MAC addresses was made up by software, as devices do that hide: it may change any time.
     #[must_use]
     pub fn has_randomised_mac(&self) -> bool {

@@ -5,24 +5,13 @@ use std::collections::BTreeMap;
 use super::{Dropped, Enforced, Firewall, FirewallError, Policy};
 use crate::model::UnixTime;
 
-/// Keeps the policy it was given. Reads back as nothing enforced, because nothing is.
+/// Checks the policy it is given. Reads back as nothing enforced, because nothing is.
 #[derive(Debug, Default)]
-pub struct ObserveOnly {
-    policy: Option<Policy>,
-}
-
-impl ObserveOnly {
-    /// What would be enforced.
-    #[must_use]
-    pub fn would_enforce(&self) -> Option<&Policy> {
-        self.policy.as_ref()
-    }
-}
+pub struct ObserveOnly;
 
 impl Firewall for ObserveOnly {
     fn enforce(&mut self, policy: &Policy, _now: UnixTime) -> Result<(), FirewallError> {
         policy.check()?;
-        self.policy = Some(policy.clone());
         Ok(())
     }
 
@@ -35,7 +24,6 @@ impl Firewall for ObserveOnly {
     }
 
     fn purge(&mut self) -> Result<(), FirewallError> {
-        self.policy = None;
         Ok(())
     }
 }

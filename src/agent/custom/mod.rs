@@ -36,15 +36,6 @@ pub(super) use sensors::{CustomAsk, CustomSample};
 use sensors::{count, ip_value, text_value};
 use topics::Topics;
 
-/// The custom metrics of one sample. A metric that could not be measured is in none of the maps.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct CustomReadings {
-    /// The core's, by name.
-    pub core: BTreeMap<String, CustomValue>,
-    /// Those each local thing has of its own, by thing and name.
-    pub things: BTreeMap<ThingName, BTreeMap<String, CustomValue>>,
-}
-
 /// The custom metrics as of the last sample.
 #[derive(Debug)]
 pub(super) struct CustomMetrics {
@@ -270,15 +261,6 @@ impl CustomMetrics {
                     .filter_map(|(name, value)| Some((name, value.as_ref().ok()?)));
                 measured.map(|(name, value)| (name.clone(), value.clone())).collect()
             }
-        }
-    }
-
-    /// Every value of the last sample: what detection is fed with.
-    #[allow(dead_code, reason = "the detection that calls it is on its way")]
-    pub(super) fn readings(&self) -> CustomReadings {
-        CustomReadings {
-            core: self.of(None),
-            things: self.of_things.clone(),
         }
     }
 

@@ -211,9 +211,8 @@ fn metrics_of_the_site_are_missing_until_it_was_looked_at() {
         (number(0.0), strings(&[]))
     );
     assert_eq!(case.value("flows"), None);
-    let readings = case.metrics.readings();
-    assert_eq!(readings.core.len(), 2);
-    assert!(readings.things.is_empty());
+    assert_eq!(case.metrics.of(None).len(), 2);
+    assert_eq!(case.metrics.of(Some(&"cam".parse().unwrap())), BTreeMap::new());
     assert_eq!(case.metrics.status()["unanswered"], json!({"things": 0}));
 }
 

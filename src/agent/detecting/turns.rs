@@ -3,24 +3,17 @@
 use super::{Detecting, SAVE_EVERY, begins};
 use crate::agent::Agent;
 use crate::agent::clock::Clock;
-use crate::detect::{Now, Violation};
+use crate::detect::Violation;
 use crate::greengrass::link::{Command, NucleusEvent, Token};
 use crate::greengrass::{Destination, NucleusError};
 use crate::model::{Monotonic, UnixTime};
 use crate::quarantine::{Alarm, Event};
 
 impl<C: Clock> Agent<C> {
-    fn detect_now(&self) -> Now {
-        Now {
-            monotonic: self.clock.monotonic(),
-            wall: self.clock.wall(),
-        }
-    }
-
     /// Judges the sample that was just taken in. `flows`: it has the table of flows.
     pub(in crate::agent) fn judge_sample(&mut self, flows: bool) {
         // both clocks as they were when the sample was begun
-        let mut now = self.detect_now();
+        let mut now = self.now();
         let passed = now.monotonic.since(self.sampled_at.unwrap_or(now.monotonic));
         now.monotonic = Monotonic(now.monotonic.0.saturating_sub(passed));
         let passed = u64::try_from(passed.as_millis()).unwrap_or(u64::MAX);
@@ -37,13 +30,13 @@ impl<C: Clock> Agent<C> {
 
     /// Keeps alarms over a restart.
     pub(in crate::agent) fn save_alarms(&mut self) {
-        let now = self.detect_now();
+        let now = self.now();
         self.detecting.save(now);
     }
 
     /// The configuration changed.
     pub(in crate::agent) fn reconfigure_detection(&mut self) {
-        let events = self.detecting.reconfigure(&self.config, self.detect_now());
+        let events = self.detecting.reconfigure(&self.config, self.now());
         self.violations(&events);
         self.save_alarms();
     }

@@ -16,7 +16,7 @@ pub(super) enum Backend {
 /// As configured.
 pub(super) fn open(config: &Config) -> (Backend, Enforcement) {
     if config.quarantine.enforcement == ConfiguredEnforcement::Observe {
-        return (Backend::Observe(ObserveOnly::default()), Enforcement::Observe);
+        return (Backend::Observe(ObserveOnly), Enforcement::Observe);
     }
     let ownership = match config.quarantine.table_ownership {
         ConfiguredOwnership::Auto => TableOwnership::Auto,

@@ -236,17 +236,20 @@ impl TestNucleus {
     /// # Panics
     /// When `within` is over, saying what was awaited and what was seen instead.
     pub fn wait_for<T>(&self, what: &str, within: Duration, mut wanted: impl FnMut(&Seen) -> Option<T>) -> T {
+        self.wait(within, |state| wanted(&state.seen)).unwrap_or_else(|| {
+            panic!("not within {within:?}: {what}; seen: {:#?}", self.seen());
+        })
+    }
+
+    /// Looks at the state whenever it changed, until it gives something; `None` when `within` is over.
+    fn wait<T>(&self, within: Duration, mut wanted: impl FnMut(&mut State) -> Option<T>) -> Option<T> {
         let deadline = Instant::now() + within;
         let mut state = self.shared.lock();
         loop {
-            if let Some(found) = wanted(&state.seen) {
-                return found;
-            }
+            let found = wanted(&mut state);
             let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                let seen = state.seen.clone();
-                drop(state);
-                panic!("not within {within:?}: {what}; seen: {seen:#?}");
+            if found.is_some() || left.is_zero() {
+                return found;
             }
             state = self
                 .shared
@@ -327,25 +330,14 @@ impl TestNucleus {
         mut wanted: impl FnMut(&Value) -> bool,
     ) -> Value {
         let key = (thing.to_owned(), name.map(str::to_owned));
-        let deadline = Instant::now() + within;
-        let mut state = self.shared.lock();
-        loop {
-            let document = state.shadows.get(&key, self.shared.now()).unwrap_or(Value::Null);
-            if wanted(&document) {
-                return document;
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                drop(state);
-                panic!("not within {within:?}: what was awaited of the shadow of {thing}; it is {document:#}");
-            }
-            state = self
-                .shared
-                .changed
-                .wait_timeout(state, left)
-                .unwrap_or_else(std::sync::PoisonError::into_inner)
-                .0;
-        }
+        let mut last = Value::Null;
+        let found = self.wait(within, |state| {
+            last = state.shadows.get(&key, self.shared.now()).unwrap_or(Value::Null);
+            wanted(&last).then(|| last.clone())
+        });
+        found.unwrap_or_else(|| {
+            panic!("not within {within:?}: what was awaited of the shadow of {thing}; it is {last:#}")
+        })
     }
 
     /// Somebody in the cloud deletes a shadow.
