@@ -157,6 +157,20 @@ fn a_configuration_that_needs_more_says_so() {
         leases.paths.as_ref().unwrap()[&PathBuf::from("/var/lib/misc")],
         Access::Read
     );
+    // a folder or socket of another user costs a privilege, and only then
+    let theirs = Surroundings {
+        others_files: true,
+        ..surroundings("/var/lib/edge-warden".as_ref())
+    };
+    assert!(
+        Needs::of(&Config::default(), &theirs)
+            .privileges
+            .contains_key(&Privilege::OtherUsersFiles)
+    );
+    assert_eq!(
+        plain.privileges.keys().collect::<Vec<_>>(),
+        [&Privilege::NetworkAdministration]
+    );
     // the first start on a nucleus may do whatever a configuration could need
     let first = Needs::of_any_configuration();
     assert!(leases.beyond(&first).is_empty());
