@@ -17,6 +17,7 @@ mod quarantine_site {
     mod boot;
     mod cutting;
     mod floods;
+    mod memory;
     mod operator;
     mod rails;
     mod staying;

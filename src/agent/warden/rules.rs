@@ -44,7 +44,7 @@ impl Warden {
         let bound = self.quarantine.bound();
         let explained = |mac: &MacAddress| {
             causes.keys().any(|thing| {
-                bound.get(thing).is_some_and(|macs| macs.contains(mac))
+                bound.get(thing).is_some_and(|hold| hold.macs.contains(mac))
                     || self
                         .identities
                         .get(thing)
