@@ -355,6 +355,16 @@ fn every_finding_of_doctor_is_explained() {
     }
 }
 
+/// Who looks for something finds every page in the index.
+#[test]
+fn the_index_has_every_page() {
+    let index = text(&root().join("docs/README.md"));
+    for page in pages() {
+        let name = page.file_name().unwrap().to_str().unwrap();
+        assert!(name == "README.md" || index.contains(&format!("]({name})")), "{name}");
+    }
+}
+
 /// Links between the pages lead somewhere.
 #[test]
 fn links_lead_somewhere() {
