@@ -16,6 +16,7 @@ mod support;
 mod quarantine_site {
     mod boot;
     mod cutting;
+    mod disk;
     mod floods;
     mod memory;
     mod operator;

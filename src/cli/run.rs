@@ -149,7 +149,7 @@ fn begin_standalone(dir: &Path, arguments: &args::Run, clock: SystemClock) -> an
         None => Config::default(),
     };
     detecting::load(&config).map_err(|error| invalid_profiles(&error))?;
-    files::make_folder(dir)?;
+    files::make_own_folder(dir)?;
     let log = logging::start(filter_of(config.log.level), config.log.format == LogFormat::Json);
     let state_dir = dir.join("state");
     if config.quarantine.boot_unit {
@@ -362,7 +362,7 @@ pub fn enforce_stored(
     state_dir: &Path,
     clock: &SystemClock,
 ) -> anyhow::Result<(Warden, HostSample, File)> {
-    files::make_folder(state_dir)?;
+    files::make_own_folder(state_dir)?;
     let alone = lock(state_dir)?;
     let sample = HostCollector::new(HostPaths::default()).collect();
     let warden = Warden::begin(config, core, state_dir, &boot_id(), &sample, now(clock))?;

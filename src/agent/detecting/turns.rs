@@ -1,5 +1,7 @@
 //! What the loop does for detection: a sample judged, alarms acted on, events sent on.
 
+use std::time::Duration;
+
 use super::{Detecting, SAVE_EVERY, begins};
 use crate::agent::Agent;
 use crate::agent::clock::Clock;
@@ -91,7 +93,10 @@ impl<C: Clock> Agent<C> {
             behavior: event.behavior.clone(),
             violation_id: event.violation_id.clone(),
             release_when_cleared: event.release_when_cleared,
-            lasts: None,
+            lasts: match self.config.quarantine.edge_seconds {
+                0 => None,
+                seconds => Some(Duration::from_secs(seconds.into())),
+            },
             trusted,
             known: self.site.known_devices(),
         };
