@@ -63,6 +63,21 @@ fn nothing_leaks_and_nothing_is_lost_in_a_storm() {
     table(&all);
 }
 
+/// What a report leaves behind on a full disk is enough to keep the distance to the next, whoever sends it.
+#[test]
+fn a_report_on_a_full_disk_is_remembered_after_kill_9() {
+    let mut storm = Storm::prepare(0, "auto");
+    storm.await_reports(2);
+    storm.fill_disk();
+    for _ in 0..3 {
+        storm.await_reports(1);
+        storm.kill();
+        storm.launch();
+    }
+    storm.await_reports(8);
+    storm.finish().unwrap_or_else(|wrong| panic!("{wrong}"));
+}
+
 /// As docs/storms.md shows them.
 fn table(all: &[Figures]) {
     println!(

@@ -107,7 +107,13 @@ impl Storm {
             }
             Fault::ForeignHolder => active.holder = Some(self.hold_tables()),
             Fault::RandomMacs => active.going = Some(Going::random_macs(&self.site, chance)),
-            Fault::ConntrackFull => active.going = Some(Going::connections(&self.site, chance)),
+            Fault::ConntrackFull => {
+                // takes a while: once is enough, later ones add to what is there
+                if self.figures.connections == 0 {
+                    self.fill_connections();
+                }
+                active.going = Some(Going::connections(&self.site, chance));
+            }
             Fault::GarbageFromNucleus => {
                 self.expect("link lost");
                 let all = [
@@ -149,9 +155,6 @@ impl Storm {
             Fault::PlainFlap | Fault::BridgeFlap | Fault::UplinkFlap => self.repair(),
             Fault::RandomMacs => self.figures.macs += going,
             Fault::ConntrackFull => {
-                let count = gateway.shell("cat /proc/sys/net/netfilter/nf_conntrack_count");
-                let count = count.trim().parse().expect("a number");
-                self.figures.connections = self.figures.connections.max(count);
                 drop(active);
                 gateway.shell("conntrack -F 2>/dev/null");
             }
@@ -221,7 +224,7 @@ impl Storm {
     }
 
     /// Takes every block there is.
-    fn fill_disk(&self) {
+    pub fn fill_disk(&self) {
         let Ok(mut file) = std::fs::File::create(self.room.state().join("filler")) else {
             return; // full already
         };
@@ -229,6 +232,24 @@ impl Storm {
             let zeros = vec![0; size];
             while file.write_all(&zeros).is_ok() {}
         }
+    }
+
+    /// As many connections as the kernel keeps in one network namespace. The limit is the machine's, which other programs
+    /// need: it is reached, not lowered.
+    fn fill_connections(&mut self) {
+        let most = self.site.gateway().shell("cat /proc/sys/net/netfilter/nf_conntrack_max");
+        let most: u32 = most.trim().parse().expect("a number");
+        let path = self.room.folder().join("connections");
+        let entry = |n: u32| {
+            let (port, other) = (n % 60_000 + 1, n / 60_000 + 1);
+            format!("-A -s 10.20.0.12 -d 203.0.113.1 -p udp --sport {port} --dport {other} --timeout 30\n")
+        };
+        std::fs::write(&path, (0..most).map(entry).collect::<String>()).expect("a list of connections");
+        // refuses the last ones when the table is full
+        self.site.gateway().run(&["sh", "-c", &format!("conntrack -R {} 2>/dev/null", path.display())]);
+        let count = self.site.gateway().shell("cat /proc/sys/net/netfilter/nf_conntrack_count");
+        let count = count.trim().parse().expect("a number");
+        self.figures.connections = self.figures.connections.max(count);
     }
 
     /// The tables in the hands of another process, which keeps the same devices cut off.
@@ -399,7 +420,7 @@ fn invalid_configuration(chance: &mut Chance) -> Value {
         json!({"sampleSeconds": 1e300}),
         json!({"nonsense": deep}),
         json!({"discovery": {"leases": [{"path": "../relative", "thingName": "{}"}]}}),
-        json!({"detect": {"profiles": [{"securityProfileName": "x"}]}}),
+        json!({"detect": {"profiles": [{"securityProfileName": 7}]}}),
     ];
     all[chance.below(all.len() as u64) as usize].clone()
 }

@@ -185,6 +185,19 @@ impl Agent {
         line.trim_start_matches(':').trim().trim_end_matches(" kB").parse().ok()
     }
 
+    /// What each of its threads waits for, for a person.
+    pub fn threads(&self) -> Vec<String> {
+        let folder = std::fs::read_dir(format!("/proc/{}/task", self.pid()));
+        let read = |path: std::path::PathBuf| std::fs::read_to_string(path).unwrap_or_default();
+        let threads = folder.into_iter().flatten().flatten().map(|entry| {
+            let [name, state, stack] = ["comm", "stat", "stack"].map(|file| read(entry.path().join(file)));
+            let state: String = state.rsplit(") ").next().unwrap_or_default().chars().take(1).collect();
+            let stack: Vec<&str> = stack.lines().filter_map(|line| line.split("] ").nth(1)).collect();
+            format!("{} {state}: {}", name.trim(), stack.join(" < "))
+        });
+        threads.collect()
+    }
+
     /// What its file descriptors are, the kinds of them sorted; empty when it has ended.
     pub fn files(&self) -> Vec<String> {
         let folder = std::fs::read_dir(format!("/proc/{}/fd", self.pid()));

@@ -144,7 +144,7 @@ impl Fault {
             DiskFull | ForeignHolder => (500, 2_500),
             PortFlap | PlainFlap | BridgeFlap | UplinkFlap | PortOut => (20, 500),
             RandomMacs => (1_000, 2_500),
-            ConntrackFull => (2_000, 4_000),
+            ConntrackFull => (500, 1_500),
             NucleusMisbehaves | LeaseGarbage | ConfigurationGarbage => (300, 2_000),
             ControlGarbage => (300, 1_000),
             _ => (0, 0),
