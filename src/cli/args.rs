@@ -320,8 +320,8 @@ pub enum QuarantineVerb {
         /// What it may still do; as configured when not given
         #[arg(long, value_enum)]
         mode: Option<Mode>,
-        /// End by itself after this many seconds
-        #[arg(long = "for", value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3_153_600_000))]
+        /// End by itself after this time: 90 (seconds), 30m, 2h, 7d, "1d 12h"
+        #[arg(long = "for", value_name = "TIME", value_parser = seconds)]
         seconds: Option<u64>,
         /// Why, for the audit log and `why`
         #[arg(long)]
@@ -341,6 +341,24 @@ pub enum QuarantineVerb {
         /// Whom
         thing: ThingName,
     },
+}
+
+/// A length of time in seconds, at most a century.
+fn seconds(text: &str) -> Result<u64, String> {
+    let wrong = || "write seconds, or a time such as 30m, 2h or 7d (no months or years)".to_owned();
+    let seconds = match text.parse::<u64>() {
+        Ok(seconds) => seconds,
+        Err(_) => {
+            let span: jiff::Span = text.parse().map_err(|_| wrong())?;
+            let days = jiff::SpanRelativeTo::days_are_24_hours();
+            let duration = span.to_duration(days).map_err(|_| wrong())?;
+            u64::try_from(duration.as_secs()).map_err(|_| wrong())?
+        }
+    };
+    match seconds {
+        1..=3_153_600_000 => Ok(seconds),
+        _ => Err("write a time from 1 second to a century".to_owned()),
+    }
 }
 
 /// Postures.
