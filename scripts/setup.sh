@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what a fresh Debian or Ubuntu lacks, and nothing when everything is there.
-# Usage: setup.sh [build] [cross] [site] [test] [venv]
+# Usage: setup.sh [build] [cross] [site] [cloud] [test] [venv]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -95,6 +95,10 @@ setup_site() { # what a site of network namespaces is made with
     install_packages "${missing[@]}"
 }
 
+setup_cloud() { # what cloud/package.sh makes the archive with
+    has python3 || install_packages python3-minimal
+}
+
 setup_test() {
     setup_site
     local missing=()
@@ -134,7 +138,7 @@ setup_venv() {
 
 for part in "${@:-build}"; do
     case $part in
-        build | cross | site | test | venv) "setup_$part" ;;
-        *) say "unknown part $part (build, cross, site, test, venv)" >&2; exit 2 ;;
+        build | cross | site | cloud | test | venv) "setup_$part" ;;
+        *) say "unknown part $part (build, cross, site, cloud, test, venv)" >&2; exit 2 ;;
     esac
 done
