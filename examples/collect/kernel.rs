@@ -13,7 +13,7 @@ const BY_FAMILY: u16 = 20;
 const CONNTRACK_GET: u16 = 0x101;
 
 /// IPv4 and IPv6 TCP sockets that are established or listen (`struct inet_diag_req_v2`); how many messages there were.
-pub fn sockets() -> usize {
+pub(crate) fn sockets() -> usize {
     let request = |family: u8| {
         let mut body = vec![family, 6, 0, 0];
         body.extend((1_u32 << 1 | 1 << 10).to_ne_bytes());
@@ -25,13 +25,18 @@ pub fn sockets() -> usize {
 }
 
 /// The connection table; how many messages there were.
-pub fn flows() -> usize {
+pub(crate) fn flows() -> usize {
     dump(netlink::NETFILTER, CONNTRACK_GET, &[0; 4])
 }
 
 fn dump(protocol: rustix::net::Protocol, kind: u16, body: &[u8]) -> usize {
-    let socket =
-        socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, Some(protocol)).expect("netlink");
+    let socket = socket_with(
+        AddressFamily::NETLINK,
+        SocketType::RAW,
+        SocketFlags::CLOEXEC,
+        Some(protocol),
+    )
+    .expect("netlink");
     let kernel = SocketAddrNetlink::new(0, 0);
     bind(&socket, &kernel).expect("bind");
     let mut request = u32::try_from(16 + body.len()).unwrap().to_ne_bytes().to_vec();

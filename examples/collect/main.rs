@@ -35,7 +35,9 @@ const MAX_BYTES: usize = 128 * 1024;
 fn main() {
     let mut arguments = std::env::args().skip(1);
     let what = arguments.next().unwrap_or_default();
-    let times: u32 = arguments.next().map_or(1, |times| times.parse().expect("a number of times"));
+    let times: u32 = arguments
+        .next()
+        .map_or(1, |times| times.parse().expect("a number of times"));
     let mut read: Box<dyn FnMut() -> usize> = match what.as_str() {
         "sockets" => sockets(HostPaths::default()),
         "sockets-proc" => sockets(HostPaths::proc_only("/proc")),
@@ -94,5 +96,7 @@ fn clock(id: ClockId) -> Duration {
 /// In milliseconds.
 fn median(times: &mut [Duration]) -> f64 {
     times.sort();
-    times.get(times.len() / 2).map_or(0.0, |middle| middle.as_secs_f64() * 1000.0)
+    times
+        .get(times.len() / 2)
+        .map_or(0.0, |middle| middle.as_secs_f64() * 1000.0)
 }
