@@ -8,7 +8,7 @@ use edge_warden::model::{Monotonic, Now, UnixTime};
 use edge_warden::quarantine::{Alarm, EdgeCap, Effect, Event, Posture, Quarantine, Store};
 use serde_json::json;
 
-use crate::support::site::{PATIENCE, until};
+use crate::support::site::until;
 use crate::support::warden::{Arrivals, Flood, Guarded, SOON, THINGS, devices, epoch, leaked, now, status};
 use crate::{RATE, add, causes, release};
 
@@ -84,7 +84,7 @@ fn a_device_that_writes_its_own_shadow_gains_nothing() {
     let lan = Arrivals::on_lan(guarded.site.device(1), guarded.site.device(0));
     lan.await_silence();
     let cut = now();
-    for _ in 0..500 {
+    for _ in 0..1000 {
         guarded.desire("cam-0", None, &json!({"quarantine": true}));
         guarded.desire("cam-0", None, &json!({"quarantine": false}));
     }
@@ -96,9 +96,12 @@ fn a_device_that_writes_its_own_shadow_gains_nothing() {
     flood.await_sent(50);
     assert_eq!(leaked(&[&lan], cut), 0);
     let lines = guarded.audit().len();
-    assert!((2..=40).contains(&lines), "{lines} lines for 1,000 writes");
     assert!(
-        guarded.log().lines().count() < 5000,
+        (2..=40).contains(&lines),
+        "{lines} lines for 2,000 writes, 1,000 of them releases"
+    );
+    assert!(
+        guarded.log().lines().count() < 10_000,
         "{} lines of log",
         guarded.log().lines().count()
     );
@@ -131,7 +134,8 @@ fn a_device_that_writes_its_own_shadow_gains_nothing() {
         slowest
     });
     println!("status answered within {slowest:?} under 10,000 shadow writes");
-    assert!(slowest < PATIENCE, "{slowest:?}");
+    // How fast is for a quiet machine to say (tests/shadow.rs judges it in turns of the loop); nobody waits for ever.
+    assert!(slowest < SOON, "{slowest:?}");
     guarded.desire("cam-2", Some("quarantine"), &json!({"quarantine": true}));
     guarded.await_enforced("cam-2", Some("quarantine"), &json!(true));
     assert_eq!(leaked(&[&lan], cut), 0);
