@@ -34,3 +34,6 @@ pub mod greengrass;
 pub mod control;
 
 pub mod agent;
+
+#[cfg(fuzzing)]
+pub mod fuzzing;

@@ -25,6 +25,8 @@ pub use crate::netlink::Drained;
 pub use distinct::Distinct;
 pub use error::{CollectError, Note};
 pub use interfaces::{Interface, InterfaceAddress, InterfaceSelection};
+#[cfg(any(test, fuzzing))]
+pub(crate) use proc_net::fuzz as fuzz_proc_net;
 pub use sockets::{Socket, SocketState, SocketTable};
 
 use crate::model::{Connection, Counters, ListeningPort, Measured, Missing, Reason};

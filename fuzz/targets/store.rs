@@ -1,0 +1,6 @@
+//! A slot of stored decisions.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    edge_warden::fuzzing::store(data);
+});
