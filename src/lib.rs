@@ -35,5 +35,5 @@ pub mod control;
 
 pub mod agent;
 
-#[cfg(fuzzing)]
+#[cfg(any(test, fuzzing))]
 pub mod fuzzing;

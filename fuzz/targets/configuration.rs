@@ -1,4 +1,4 @@
-//! The configuration, as file and as component configuration.
+//! A configuration as YAML, as JSON and as a nucleus gives it.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {

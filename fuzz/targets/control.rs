@@ -1,6 +1,6 @@
-//! A question on the control socket.
+//! A question on the control socket, and an answer.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
-    let _ = serde_json::from_slice::<edge_warden::control::Request>(data);
+    edge_warden::fuzzing::control(data);
 });

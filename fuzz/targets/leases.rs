@@ -1,4 +1,4 @@
-//! dnsmasq's lease file.
+//! A lease file.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {

@@ -1,6 +1,6 @@
-//! `/proc/net/{tcp,udp,dev,ipv6_route}`: rows of the kernel, and of kernels that write them differently.
+//! Rows of `/proc/net/{tcp,udp,dev,ipv6_route}`.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
-    edge_warden::fuzzing::proc_net(data);
+    edge_warden::fuzzing::proc_sockets(data);
 });

@@ -1,4 +1,4 @@
-//! What a client device registers: the first line is the topic's thing, the rest the message.
+//! What a client device registers.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {

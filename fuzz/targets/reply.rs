@@ -1,4 +1,4 @@
-//! Device Defender's answers, and topics.
+//! Device Defender's answer, in both encodings, and a topic.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {

@@ -1,6 +1,6 @@
-//! Shadow requests and documents of the stand-in.
+//! The stand-in's.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
-    edge_warden::fuzzing::shadow_document(data);
+    edge_warden::fuzzing::shadow_request(data);
 });

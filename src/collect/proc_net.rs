@@ -236,7 +236,7 @@ fn read_line(table: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<usize> 
 }
 
 /// For `fuzz/`: every row reader, and the tables around them.
-#[cfg(fuzzing)]
+#[cfg(any(test, fuzzing))]
 pub(crate) fn fuzz(data: &[u8]) {
     let _ = (tcp_row(data), udp_row(data), interface(data), default_route_v6(data));
     for read in [

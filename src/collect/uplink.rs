@@ -126,7 +126,7 @@ fn name_servers(text: &str) -> BTreeSet<IpAddr> {
 }
 
 /// For `fuzz/`.
-#[cfg(fuzzing)]
+#[cfg(any(test, fuzzing))]
 pub(crate) fn fuzz(text: &str) {
     let _ = (routes_v4(text), routes_v6(text), name_servers(text));
 }

@@ -278,7 +278,7 @@ fn decode(path: &Path, bytes: &[u8]) -> Result<Slot, StoreError> {
 }
 
 /// For `fuzz/`.
-#[cfg(fuzzing)]
+#[cfg(any(test, fuzzing))]
 pub(crate) fn fuzz(data: &[u8]) {
     let path = Path::new("slot");
     let _ = decode(path, data);
