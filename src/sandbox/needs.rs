@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use crate::config::Config;
+use crate::config::{Config, Seccomp};
 
 /// What is kept, and for what.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,6 +14,8 @@ pub struct Needs {
     pub paths: Option<BTreeMap<PathBuf, Access>>,
     /// A process beside this one, started before anything is given up, measures custom metrics.
     pub helper: bool,
+    /// System calls stay unrestricted, because the configuration says so.
+    pub every_call: bool,
 }
 
 /// A privilege beyond those of an ordinary process of the same user.
@@ -87,6 +89,7 @@ impl Needs {
             privileges,
             paths: Some(paths),
             helper: config.custom_metrics.iter().any(|metric| metric.source.is_of_host()),
+            every_call: config.sandbox.seccomp == Seccomp::Off,
         }
     }
 
@@ -103,6 +106,7 @@ impl Needs {
             privileges: privileges.into(),
             paths: None,
             helper: true,
+            every_call: false,
         }
     }
 
