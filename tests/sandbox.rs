@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use std::thread;
 
 use edge_warden::config::Config;
-use edge_warden::sandbox::{self, Access, Files, Needs, Privilege, Surroundings};
+use edge_warden::sandbox::{self, Access, Files, Needs, Privilege, Surroundings, syscalls};
 use serde_json::json;
 use support::binary::{Agent, command};
 use support::nucleus::{Settings, TestNucleus};
@@ -54,6 +54,10 @@ fn the_running_agent_holds_what_the_documentation_promises() {
         "{told:#}"
     );
     assert_eq!(told["files"], json!({"state": "restricted"}));
+    assert_eq!(
+        told["systemCalls"],
+        json!({"state": "restricted", "allowed": syscalls::ALLOWED.len()})
+    );
     // every thread, not only the first
     let threads = fs::read_dir(format!("/proc/{}/task", agent.pid())).unwrap();
     let threads: Vec<PathBuf> = threads.map(|entry| entry.unwrap().path()).collect();
@@ -67,6 +71,7 @@ fn the_running_agent_holds_what_the_documentation_promises() {
             assert_eq!(set(&status, name), 0, "{name} of {}", thread.display());
         }
         assert_eq!(status["NoNewPrivs"], "1");
+        assert_eq!(status["Seccomp"], "2", "a filter holds for {}", thread.display());
     }
 }
 
@@ -107,7 +112,10 @@ fn only_what_is_needed_stays_open() {
     assert!(fs::read("/etc/shadow").is_ok() && fs::read(&other).is_ok() && TcpStream::connect(port).is_ok());
     let state_dir = state.path().to_owned();
     thread::spawn(move || {
-        let entered = sandbox::enter(&Needs::of(&Config::default(), &surroundings(&state_dir))).unwrap();
+        let mut needs = Needs::of(&Config::default(), &surroundings(&state_dir));
+        // what is refused here would end the process there (tests/syscalls.rs)
+        needs.every_call = true;
+        let entered = sandbox::enter(&needs).unwrap();
         assert_eq!(entered.files, Files::Restricted);
         let denied = |result: std::io::Result<()>, what: &str| {
             assert_eq!(result.unwrap_err().kind(), ErrorKind::PermissionDenied, "{what}");

@@ -108,12 +108,14 @@ fn link(header: &rt_link::Ifinfomsg, attributes: &rt_link::IterableLinkAttrs<'_>
 fn addresses(notes: &mut Vec<Note>) -> Result<BTreeMap<u32, Vec<InterfaceAddress>>, CollectError> {
     type Found = (BTreeMap<u32, Vec<InterfaceAddress>>, Skipped);
     let request = rt_addr::Request::new().op_getaddr_dump(&rt_addr::Ifaddrmsg::default());
-    let ((found, skipped), end) = dump(ADDRESSES, &request, |found: &mut Found, (header, attributes)| {
-        match address(&header, &attributes) {
+    let ((found, skipped), end) = dump(
+        ADDRESSES,
+        &request,
+        |found: &mut Found, (header, attributes)| match address(&header, &attributes) {
             Ok(address) => found.0.entry(header.ifa_index).or_default().push(address),
             Err(why) => found.1.add(why),
-        }
-    })?;
+        },
+    )?;
     skipped.note(ADDRESSES, notes);
     settle(ADDRESSES, end, notes);
     Ok(found)
@@ -141,11 +143,7 @@ fn default_routes(notes: &mut Vec<Note>) -> Result<BTreeSet<u32>, CollectError> 
     Ok(found)
 }
 
-fn default_route(
-    header: &rt_route::Rtmsg,
-    attributes: &rt_route::IterableRouteAttrs<'_>,
-    found: &mut BTreeSet<u32>,
-) {
+fn default_route(header: &rt_route::Rtmsg, attributes: &rt_route::IterableRouteAttrs<'_>, found: &mut BTreeSet<u32>) {
     // Routes that refuse (unreachable, blackhole, prohibit) lead nowhere.
     if header.rtm_dst_len != 0 || header.rtm_type != RTN_UNICAST || !is_ip(header.rtm_family) {
         return;

@@ -76,7 +76,10 @@ pub(crate) fn fuzz(body: &[u8]) {
     use netlink_bindings::traits::NetlinkRequest;
     let (message, _) = netlink_bindings::inet_diag::OpTcpDiagDump::decode_reply(body);
     for transport in [Transport::Tcp, Transport::Udp] {
-        let _ = (socket(transport, AF_INET, &message), socket(transport, AF_INET6, &message));
+        let _ = (
+            socket(transport, AF_INET, &message),
+            socket(transport, AF_INET6, &message),
+        );
     }
 }
 

@@ -8,8 +8,7 @@ use serde_json::Value;
 use super::choice::Choice;
 use super::devices;
 use super::effective::{
-    Config, Detect, Discovery, Lan, LeaseFile, Log, MAX_BROKER_PORTS, Quarantine, QuarantineShadow, Report,
-    Sandbox,
+    Config, Detect, Discovery, Lan, LeaseFile, Log, MAX_BROKER_PORTS, Quarantine, QuarantineShadow, Report, Sandbox,
 };
 use super::metric_checks;
 use super::problem::{ConfigError, Place, Problems};

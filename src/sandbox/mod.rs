@@ -140,6 +140,17 @@ pub enum SandboxError {
     Calls(#[source] std::io::Error),
 }
 
+/// Keep these privileges alone; files and system calls stay open. For a process that runs programs. For the calling
+/// thread and those it starts from now on.
+///
+/// # Errors
+/// [`SandboxError`]; then less was given up than asked for.
+pub fn keep(privileges: &std::collections::BTreeMap<Privilege, &'static str>) -> Result<(), SandboxError> {
+    rustix::thread::set_no_new_privs(true).map_err(|error| SandboxError::NoNewPrivileges(error.into()))?;
+    capabilities::keep(privileges).map_err(SandboxError::Capabilities)?;
+    Ok(())
+}
+
 /// Give up everything that `needs` does not name. For the calling thread and those it starts from now on.
 ///
 /// # Errors
