@@ -115,11 +115,14 @@ fn calls_behind_the_filter(trace: &str) -> BTreeMap<&str, u32> {
 fn a_day(dir: &Path) -> String {
     let trace = dir.join("trace");
     let config = dir.join("config.json");
-    let settings = json!({
-        "sampleSeconds": 1, "report": {"intervalSeconds": 5}, "lan": {"interfaces": ["lan0"]},
-        "devices": [{"thingName": "cam-1", "macs": ["02:aa:00:00:00:01"], "addresses": ["10.9.0.5"]}],
-    });
-    fs::write(&config, settings.to_string()).unwrap();
+    let settings = |seconds: u32| {
+        json!({
+            "sampleSeconds": seconds, "report": {"intervalSeconds": 5}, "lan": {"interfaces": ["lan0"]},
+            "devices": [{"thingName": "cam-1", "macs": ["02:aa:00:00:00:01"], "addresses": ["10.9.0.5"]}],
+        })
+        .to_string()
+    };
+    fs::write(&config, settings(1)).unwrap();
     let state = dir.join("standalone");
     // -D: strace is the child of what it traces, so that the process started here is the agent
     let script = "ip link set lo up && ip link add lan0 type bridge && ip address add 10.9.0.1/24 dev lan0 && \
@@ -146,13 +149,11 @@ fn a_day(dir: &Path) -> String {
     ask(&socket, &add).unwrap();
     agent.wait_log(&["report accepted"]);
     ask(&socket, &Request::QuarantineRelease { thing: cam() }).unwrap();
+    fs::write(&config, settings(2)).unwrap();
     agent.signal(Signal::HUP);
-    let taken = |status: &serde_json::Value| {
-        status["configuration"]["reload"]["taken"]
-            .as_u64()
-            .filter(|taken| *taken > 0)
-    };
-    agent.wait_status("the new configuration", taken);
+    agent.wait_status("the new configuration", |status| {
+        (status["configuration"]["effective"]["sampleSeconds"] == 2).then_some(())
+    });
     let tracer = tracer_of(agent.pid());
     assert_eq!(agent.terminate().0, 0, "{}", agent.log());
     // it writes the last lines when the agent is gone already
