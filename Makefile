@@ -35,9 +35,10 @@ run: package ## show this host's Device Defender report, then run the agent on t
 	@echo "Two reports were published and accepted; from target/standalone/published.jsonl:"
 	@grep /defender/ target/standalone/published.jsonl | cut -c 1-400
 
-demo: package ## a site in network namespaces, a device that goes rogue, its cut and release; ends with a page (root)
+demo: setup ## a site in network namespaces, a device that goes rogue, its cut and release; ends with a page (root)
 	@scripts/setup.sh site
-	cargo build --example demo
+	@# at the same time: most of the release build is one linker's work
+	cargo build --example demo & stage=$$!; ./build.sh && wait $$stage
 	scripts/as-root.sh env EDGE_WARDEN_BINARY=$(CURDIR)/$(PACKAGED) target/debug/examples/demo
 
 venv: setup ## the Python tools the tests check us against
@@ -48,16 +49,22 @@ check: setup ## format, lints, docs
 	cargo clippy --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --quiet
 
-test: ## every test: lints, unit, golden, scenario, network namespaces (root), the packaged binary
+test: ## every test: lints, unit, golden, scenario, network namespaces (root), the packaged binary, the AWS side
 	@scripts/setup.sh build cross test venv
 	$(MAKE) check
-	./build.sh
+	@# at the same time: most of the release build is one linker's work
+	cloud/test.sh build & cloud=$$!; ./build.sh && wait $$cloud
+	@# built first: what root builds in target/ nobody else could replace
+	cargo test --no-run
 	scripts/as-root.sh env EDGE_WARDEN_BINARY=$(CURDIR)/$(PACKAGED) cargo test
 	@if [ -e target/cross-unavailable ]; then echo "NOT TESTED, other architectures: $$(cat target/cross-unavailable)" >&2; \
-	else PROFILE=cross-test ./build.sh aarch64 arm && scripts/as-root.sh cargo test --test cross; fi
+	else PROFILE=cross-test ./build.sh aarch64 arm && cargo test --test cross --no-run && \
+	scripts/as-root.sh cargo test --test cross; fi
 	$(PYTHON) tests/cross/cbor_check.py tests/golden/report
+	EDGE_WARDEN_BINARY=$(CURDIR)/$(PACKAGED) cloud/test.sh
 
-cloud-test: ## the AWS side: its template, its Lambda function against moto, and from an alarm to a cut device (root)
+cloud-test: setup ## of these, the AWS side alone: template, Lambda function against moto, from an alarm to a cut device (root)
+	@scripts/setup.sh test venv
 	cloud/test.sh
 
 cloud-package: setup ## the Lambda function's code, target/cloud/edge-warden-mitigation.zip

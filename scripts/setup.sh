@@ -120,16 +120,16 @@ setup_test() {
 }
 
 setup_venv() {
-    local wanted=tests/cross/requirements.txt stamp=.venv/.installed
-    if [ -f "$stamp" ] && cmp -s "$wanted" "$stamp"; then return; fi
+    local wanted=(tests/cross/requirements.txt cloud/requirements.txt) stamp=.venv/.installed
+    if cmp -s <(cat "${wanted[@]}") "$stamp"; then return; fi
     if ! python3 -m venv --help >/dev/null 2>&1 || ! python3 -c 'import ensurepip' >/dev/null 2>&1; then
         install_packages python3-venv
     fi
-    say "creating .venv with the Python packages the tests check us against"
+    say "creating .venv with the Python packages the tests use"
     rm -rf .venv
     python3 -m venv .venv
-    .venv/bin/pip install --quiet --disable-pip-version-check -r "$wanted"
-    cp "$wanted" "$stamp"
+    .venv/bin/pip install --quiet --disable-pip-version-check "${wanted[@]/#/--requirement=}"
+    cat "${wanted[@]}" > "$stamp"
 }
 
 for part in "${@:-build}"; do

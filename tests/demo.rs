@@ -155,7 +155,7 @@ impl Drop for Play<'_> {
     }
 }
 
-/// Interrupted in the middle, then once more to the end: both leave nothing but the page.
+/// Interrupted in the middle, then twice in a row to the end: all leave nothing but the page.
 #[test]
 fn it_plays_and_leaves_nothing_but_its_page() {
     let host = Namespace::new();
@@ -173,12 +173,21 @@ fn it_plays_and_leaves_nothing_but_its_page() {
         assert_eq!(play.traces(), [""; 0], "{told}");
         assert!(!play.folder.path().join("page.html").exists());
     }
-    let mut play = Play::start(&host);
-    let (status, told) = play.end();
-    assert!(status.success(), "{told}");
-    assert_eq!(play.traces(), [""; 0], "{told}");
-    assert_eq!(told.matches("is back").count(), 2, "{told}");
-    check_page(&play.folder.path().join("page.html"), play.folder.path());
+    let whole = || {
+        let mut play = Play::start(&host);
+        let (status, told) = play.end();
+        assert!(status.success(), "{told}");
+        assert_eq!(play.traces(), [""; 0], "{told}");
+        assert_eq!(told.matches("is back").count(), 2, "{told}");
+        // nobody is to take a command for the Lambda
+        assert!(told.contains("no AWS here"), "{told}");
+        play
+    };
+    let first = whole();
+    assert!(first.folder.path().join("page.html").is_file());
+    drop(first);
+    let second = whole();
+    check_page(&second.folder.path().join("page.html"), second.folder.path());
 }
 
 /// Opens the page in a browser, and looks at what its scripts made of it.

@@ -33,7 +33,7 @@ pub enum FileError {
         #[source]
         source: io::Error,
     },
-    /// Writing failed; the former content is still there.
+    /// Writing failed; the former content is still there, unless it was to be written over in place.
     #[error("cannot write {path}; its former content stays")]
     Write {
         /// The file.
@@ -148,6 +148,28 @@ pub fn replace_with_mode(path: &Path, content: &[u8], mode: u32) -> Result<(), F
     written.map_err(failed)
 }
 
+/// Write over the content of `path` where it is, for a file system without room for a second one: what is no longer than
+/// the former content needs no more space. A crash in the middle leaves a mixture, and so does a failure.
+///
+/// # Errors
+/// [`FileError::Write`], also when there is no such file.
+pub fn overwrite(path: &Path, content: &[u8]) -> Result<(), FileError> {
+    let nofollow = i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or(0);
+    let written = (|| {
+        let mut file = std::fs::OpenOptions::new()
+            .write(true)
+            .custom_flags(nofollow)
+            .open(path)?;
+        file.write_all(content)?;
+        file.set_len(u64::try_from(content.len()).unwrap_or(u64::MAX))?;
+        file.sync_all()
+    })();
+    written.map_err(|source| FileError::Write {
+        path: path.to_owned(),
+        source,
+    })
+}
+
 /// An error with everything below it, on one line.
 pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
@@ -174,6 +196,20 @@ mod tests {
         assert_eq!(read(&path).unwrap().unwrap(), b"two");
         assert!(read(&path.join("below")).is_err());
         assert!(replace(&dir.path().join("nowhere/state.json"), b"x").is_err());
+    }
+
+    #[test]
+    fn writes_over_what_is_there_and_makes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.json");
+        assert!(overwrite(&path, b"x").is_err());
+        replace(&path, b"as long as this").unwrap();
+        overwrite(&path, b"shorter").unwrap();
+        assert_eq!(read(&path).unwrap().unwrap(), b"shorter");
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        assert!(overwrite(&link, b"x").is_err());
+        assert_eq!(std::fs::read(&path).unwrap(), b"shorter");
     }
 
     #[test]

@@ -25,10 +25,11 @@ Environment:
   SVCUID, AWS_GG_NUCLEUS_DOMAIN_SOCKET_FILEPATH_FOR_COMPONENT, AWS_IOT_THING_NAME
                                  set by the nucleus for `run`; without them use --standalone DIR";
 
-/// Device Defender reports for a gateway and the devices behind it, as a Greengrass component.
+/// Device Defender reports, detection and quarantine for a gateway and the devices behind it, as a Greengrass component.
 ///
-/// Edge Warden measures the host from /proc and netlink and publishes AWS IoT Device Defender reports through the
-/// Greengrass nucleus. `edge-warden report` shows what would be reported, now and without AWS; `edge-warden run
+/// Edge Warden measures the gateway and every device behind it and publishes AWS IoT Device Defender reports through the
+/// Greengrass nucleus; it judges them by security profiles, and cuts devices off by nftables when a shadow, an alarm or
+/// the operator says so. `edge-warden report` shows what would be reported, now and without AWS; `edge-warden run
 /// --standalone DIR` runs the whole agent without a nucleus.
 #[derive(Debug, Parser)]
 #[command(name = "edge-warden", version, after_help = EXIT_CODES, max_term_width = 110)]
@@ -93,8 +94,8 @@ pub enum Command {
     },
     /// Print the manual page, of the program or of one verb.
     Man {
-        /// The verb
-        verb: Option<String>,
+        /// The verb, such as `doctor` or `quarantine add`
+        verb: Vec<String>,
     },
 }
 

@@ -71,7 +71,10 @@ pub fn run(arguments: &args::Run) -> anyhow::Result<Exit> {
         .event_interval(1)
         .build()
         .context("no event loop")?;
-    runtime.block_on(serve(start, clock, arguments.stop_after_reports))
+    let ended = runtime.block_on(serve(start, clock, arguments.stop_after_reports));
+    // a source that does not answer (a file on a dead network file system) must not keep the process from ending
+    runtime.shutdown_background();
+    ended
 }
 
 async fn serve(start: Start, clock: SystemClock, stop_after_reports: Option<u64>) -> anyhow::Result<Exit> {

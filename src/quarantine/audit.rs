@@ -192,8 +192,10 @@ impl AuditLog {
         // one write per line: lines of a reader that follows the file are whole
         let wrote = file.write(line.as_bytes());
         let got = wrote.as_ref().map_or(0, |wrote| *wrote);
-        self.size = self.size.saturating_add(u64::try_from(got).unwrap_or(u64::MAX));
-        if got > 0 {
+        // the disk is full: what fitted is no line, and taken back for whoever reads the log
+        let taken_back = (1..line.len()).contains(&got) && file.set_len(self.size).is_ok();
+        if got > 0 && !taken_back {
+            self.size = self.size.saturating_add(u64::try_from(got).unwrap_or(u64::MAX));
             self.torn = got < line.len();
         }
         match wrote {

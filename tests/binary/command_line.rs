@@ -223,9 +223,33 @@ fn help_explains_exit_codes_and_completions_are_a_script() {
     );
     let page = stdout(&["man", "quarantine"]);
     assert!(
-        page.contains("edge\\-warden quarantine") && page.contains("release"),
+        page.contains(".TH edge-warden-quarantine 1") && page.contains("\\fBedge\\-warden quarantine\\fR"),
         "{page}"
     );
+    // every page that another one names can be had
+    let mut pages = vec![vec!["man"]];
+    let verbs: Vec<String> = stdout(&["--help"])
+        .split("Commands:")
+        .nth(1)
+        .and_then(|rest| rest.split("Options:").next())
+        .unwrap()
+        .lines()
+        .filter(|line| line.starts_with("  ") && !line.starts_with("   "))
+        .map(|line| line.split_whitespace().next().unwrap().to_owned())
+        .collect();
+    assert!(verbs.len() > 10, "{verbs:?}");
+    pages.extend(
+        verbs
+            .iter()
+            .filter(|verb| *verb != "help")
+            .map(|verb| vec!["man", verb]),
+    );
+    pages.push(vec!["man", "quarantine", "add"]);
+    pages.push(vec!["man", "detect", "replay"]);
+    for page in pages {
+        let title = format!(".TH {} 1", [&["edge-warden"], &page[1..]].concat().join("-"));
+        assert!(stdout(&page).contains(&title), "{page:?}");
+    }
     let (code, said) = code_and_stderr(&["man", "quarentine"]);
     assert!(code == Some(4) && said.contains("no verb quarentine"), "{said}");
     assert_eq!(run(&["reprot"]).status.code(), Some(2));

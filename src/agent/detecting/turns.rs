@@ -43,7 +43,7 @@ impl<C: Clock> Agent<C> {
         self.save_alarms();
     }
 
-    /// Acts on alarms: cutting off comes first, then the events go out, then what changed is saved.
+    /// Acts on alarms: cutting off comes first, then what changed is saved and the events go out.
     pub(in crate::agent) fn violations(&mut self, events: &[Violation]) {
         if events.is_empty() {
             return;
@@ -59,8 +59,7 @@ impl<C: Clock> Agent<C> {
             self.act(event);
         }
         self.warden.carry_out(self.now());
-        self.detecting.publish(events);
-        self.save_alarms();
+        self.detecting.tell(events, self.now());
     }
 
     fn act(&mut self, event: &Violation) {
