@@ -89,7 +89,7 @@ fn a_new_mac_address_alone_frees_nobody_after_a_reboot() {
     guarded.run();
     assert!(!cut_by(&guarded, "cam-0").contains(&IpAddr::from(v4)));
     assert!(!device.ping(guarded.site.gateway().v6.into()));
-    assert!(reaches());
+    assert!(until(SOON, reaches), "{}", guarded.log());
     guarded.answer(&release("cam-0"));
     let open = until(SOON, || device.ping(guarded.site.gateway().v6.into()));
     assert!(open, "it was the quarantine that held it");
