@@ -8,6 +8,9 @@ VERSION   := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 TARGET    := $(shell uname -m)-unknown-linux-gnu
 PACKAGED  := target/$(TARGET)/release/edge-warden
 PYTHON    := .venv/bin/python
+# the tests set these: arguments of the demo's program, and how the Lambda function is built
+DEMO          ?=
+CLOUD_PROFILE ?=
 
 .PHONY: help setup venv build run demo test cloud-test cloud-package check bench compare release package package-all deploy-local clean
 
@@ -39,7 +42,7 @@ demo: setup ## a site in network namespaces, a device that goes rogue, its cut a
 	@scripts/setup.sh site
 	@# at the same time: most of the release build is one linker's work
 	cargo build --example demo & stage=$$!; ./build.sh && wait $$stage
-	scripts/as-root.sh env EDGE_WARDEN_BINARY=$(CURDIR)/$(PACKAGED) target/debug/examples/demo
+	scripts/as-root.sh env EDGE_WARDEN_BINARY=$(CURDIR)/$(PACKAGED) target/debug/examples/demo $(DEMO)
 
 venv: setup ## the Python tools the tests check us against
 	@scripts/setup.sh venv
@@ -68,7 +71,8 @@ cloud-test: setup ## of these, the AWS side alone: template, Lambda function aga
 	cloud/test.sh
 
 cloud-package: setup ## the Lambda function's code, target/cloud/edge-warden-mitigation.zip
-	cloud/package.sh
+	@scripts/setup.sh cloud
+	cloud/package.sh $(CLOUD_PROFILE)
 
 bench: package ## benchmarks: criterion for the pure parts, whole-process ones for quarantine (root)
 	cargo bench --bench report --bench parts --bench detect

@@ -15,7 +15,7 @@ python=.venv/bin/python
     export RUSTC_WORKSPACE_WRAPPER=clippy-driver
     export CLIPPY_ARGS="-D__CLIPPY_HACKERY__warnings__CLIPPY_HACKERY__"
     export CARGO_TARGET_DIR=$root/target/cloud RUSTFLAGS="-C target-feature=+crt-static"
-    cloud/package.sh dev
+    make cloud-package CLOUD_PROFILE=dev
     cd cloud/mitigation
     cargo fmt --check
     cargo test --locked --quiet --target "$target"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what a fresh Debian or Ubuntu lacks, and nothing when everything is there.
-# Usage: setup.sh [build] [cross] [site] [test] [venv] [release]
+# Usage: setup.sh [build] [cross] [site] [cloud] [test] [venv] [release]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -95,6 +95,10 @@ setup_site() { # what a site of network namespaces is made with
     install_packages "${missing[@]}"
 }
 
+setup_cloud() { # what cloud/package.sh makes the archive with
+    has python3 || install_packages python3-minimal
+}
+
 setup_test() {
     setup_site
     local missing=()
@@ -110,6 +114,8 @@ setup_test() {
     has udhcpc || [ -x /sbin/udhcpc ] || missing+=(udhcpc)
     has systemd-analyze || missing+=(systemd)
     has openssl || missing+=(openssl)
+    # the agent's system calls are compared with the list of those it may make
+    has strace || missing+=(strace)
     if has mosquitto || [ -x /usr/sbin/mosquitto ]; then
         install_packages "${missing[@]}"
     else
@@ -142,7 +148,7 @@ setup_release() { # what `make release` needs beside the compiler
 
 for part in "${@:-build}"; do
     case $part in
-        build | cross | site | test | venv | release) "setup_$part" ;;
-        *) say "unknown part $part (build, cross, site, test, venv, release)" >&2; exit 2 ;;
+        build | cross | site | cloud | test | venv | release) "setup_$part" ;;
+        *) say "unknown part $part (build, cross, site, cloud, test, venv, release)" >&2; exit 2 ;;
     esac
 done

@@ -10,7 +10,7 @@
 #[path = "support/netns.rs"]
 mod netns;
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
@@ -48,16 +48,41 @@ struct Play<'a> {
     folder: tempfile::TempDir,
 }
 
+/// How a demo is started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum By {
+    /// Its program, as cargo built it for this test.
+    Program,
+    /// `make demo`, as a person does. It builds what is not built.
+    Make,
+}
+
 impl<'a> Play<'a> {
-    fn start(host: &'a Namespace) -> Self {
+    fn start(host: &'a Namespace, by: By) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let temporary = folder.path().join("tmp");
         std::fs::create_dir(&temporary).unwrap();
-        let mut command = Command::new(program());
+        let page = folder.path().join("page.html");
+        let mut command = match by {
+            By::Program => {
+                let mut command = Command::new(program());
+                command.args(["--brief", "--page"]).arg(page);
+                command.env("EDGE_WARDEN_BINARY", agent());
+                command
+            }
+            By::Make => {
+                let mut command = Command::new("make");
+                command.current_dir(env!("CARGO_MANIFEST_DIR")).arg("demo");
+                command.arg(format!("DEMO=--brief --page {}", page.display()));
+                // nothing of cargo's and make's own
+                command.env_clear();
+                for name in ["PATH", "HOME", "CARGO_HOME", "RUSTUP_HOME"] {
+                    command.envs(std::env::var_os(name).map(|value| (name, value)));
+                }
+                command
+            }
+        };
         command
-            .args(["--brief", "--page"])
-            .arg(folder.path().join("page.html"))
-            .env("EDGE_WARDEN_BINARY", agent())
             .env(MARK, folder.path())
             .env("TMPDIR", temporary)
             .stdin(Stdio::null())
@@ -160,7 +185,7 @@ impl Drop for Play<'_> {
 fn it_plays_and_leaves_nothing_but_its_page() {
     let host = Namespace::new();
     {
-        let mut play = Play::start(&host);
+        let mut play = Play::start(&host, By::Program);
         play.await_told("is cut off");
         // positive control: this is where its traces are
         let traces = play.traces();
@@ -173,8 +198,8 @@ fn it_plays_and_leaves_nothing_but_its_page() {
         assert_eq!(play.traces(), [""; 0], "{told}");
         assert!(!play.folder.path().join("page.html").exists());
     }
-    let whole = || {
-        let mut play = Play::start(&host);
+    let whole = |by| {
+        let mut play = Play::start(&host, by);
         let (status, told) = play.end();
         assert!(status.success(), "{told}");
         assert_eq!(play.traces(), [""; 0], "{told}");
@@ -183,10 +208,17 @@ fn it_plays_and_leaves_nothing_but_its_page() {
         assert!(told.contains("no AWS here"), "{told}");
         play
     };
-    let first = whole();
+    let first = whole(By::Program);
     assert!(first.folder.path().join("page.html").is_file());
     drop(first);
-    let second = whole();
+    // Under `make test` everything is built by now; without it `make demo` would build for minutes.
+    let second = if std::env::var_os("EDGE_WARDEN_BINARY").is_some() {
+        whole(By::Make)
+    } else {
+        let loud = "demo.rs: `make demo` is NOT run, only its program; run `make test`\n";
+        std::io::stderr().write_all(loud.as_bytes()).unwrap();
+        whole(By::Program)
+    };
     check_page(&second.folder.path().join("page.html"), second.folder.path());
 }
 

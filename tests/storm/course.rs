@@ -235,6 +235,8 @@ impl Storm {
         let how = match (status.code(), status.signal()) {
             (Some(0), _) => "stopped",
             (Some(1), _) => "link lost",
+            // before it catches the signal
+            (None, Some(15)) => "stopped",
             (Some(code), _) => return self.surprise(format!("ended with code {code}")),
             (None, signal) => return self.surprise(format!("ended by signal {signal:?}")),
         };
