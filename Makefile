@@ -12,7 +12,7 @@ PYTHON    := .venv/bin/python
 DEMO          ?=
 CLOUD_PROFILE ?=
 
-.PHONY: help setup venv build run demo test cloud-test cloud-package check bench package package-all deploy-local clean
+.PHONY: help setup venv build run demo test cloud-test cloud-package check bench compare release package package-all deploy-local clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -75,8 +75,17 @@ cloud-package: setup ## the Lambda function's code, target/cloud/edge-warden-mit
 	cloud/package.sh $(CLOUD_PROFILE)
 
 bench: package ## benchmarks: criterion for the pure parts, whole-process ones for quarantine (root)
-	cargo bench --bench report --bench detect
+	cargo bench --bench report --bench parts --bench detect
 	scripts/as-root.sh env EDGE_WARDEN_BINARY=$(CURDIR)/$(PACKAGED) cargo bench --bench quarantine_latency
+
+compare: package ## our report against AWS's agent, ss, cat and conntrack: CPU, time, memory (root; 20 quiet minutes)
+	@scripts/setup.sh test
+	cargo build --profile bench --example collect
+	scripts/as-root.sh env EDGE_WARDEN_BINARY=$(CURDIR)/$(PACKAGED) scripts/compare.py run
+
+release: setup ## licences, bill of materials and a binary that comes out the same twice, in target/release-artifacts/
+	@scripts/setup.sh release
+	scripts/release.sh
 
 deploy-local: package ## deploy to a nucleus on this machine (greengrass-cli or ggl-cli, whichever is there)
 	scripts/deploy-local.sh $(COMPONENT) $(VERSION)

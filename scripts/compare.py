@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
-"""Compares whole processes on one machine in one run: what reads the sockets and the connections of a host, and what that takes.
+"""Compares programs that read the sockets and the connections of a host, as whole processes, on one machine in one run.
 
     scripts/compare.py run [--rounds N] [--sockets N,N,..] [--flows N,N,..] [--write docs/performance.md]
     scripts/compare.py benches [--write docs/performance.md]      the table of what `cargo bench` measured last
 
 `run` needs root. It makes a machine of its own (network and process namespace), opens TCP connections in it, lets the
-programs read them in turn, and does the same with entries of the connection table. Each round runs every program once, in
-an order that changes from round to round; each program runs three times per round: for time, and traced, for its peak
-of resident memory, and once before the first round so that everything is in the page cache. Printed are medians, with
-the smallest and the largest. What `--write FILE` changes in a page stands between its lines `<!-- compare -->` and
-`<!-- end -->`; the charts are put beside it.
+programs read them in turn, and does the same with entries of the connection table. Each round runs every program, in an
+order that changes from round to round: once for time and once traced, for its peak of resident memory (programs that
+take seconds: once for both), and all once before the first round, so that everything is in the page cache. Printed are
+medians, with the smallest and the largest. What `--write FILE` changes in a page stands between its lines
+`<!-- compare -->` and `<!-- end -->`; the charts are put beside it.
 
 Python's standard library only. The peer, AWS's own agent, is installed by pip into target/compare/venv.
 """
@@ -34,10 +34,12 @@ WORK = ROOT / "target" / "compare"
 PACKAGE = "AWSIoTDeviceDefenderAgentSDK"
 OURS, PEER, SS, PROC = "edge-warden report", "AWS's agent (Python)", "ss -tan", "cat /proc/net/tcp"
 KERNEL = "the kernel's dump, thrown away"
+# Wall milliseconds from which on a program is not run twice.
+SLOW = 3_000
 SYSCTL = pathlib.Path("/proc/sys/net/netfilter/nf_conntrack_max")
 
 
-# ---- the machine -------------------------------------------------------------------------------------------------------
+# ---- the machine ---------------------------------------------------------------------------------------------------
 
 
 def run(*command, **options):
@@ -102,7 +104,7 @@ class Flows:
         run("conntrack", "-F", stderr=subprocess.DEVNULL)
 
 
-# ---- measuring ---------------------------------------------------------------------------------------------------------
+# ---- measuring -----------------------------------------------------------------------------------------------------
 
 
 def timed(command):
@@ -127,9 +129,11 @@ def ptrace(request, pid, data):
         raise OSError(ctypes.get_errno(), "ptrace")
 
 
-def peak_kib(command):
-    """Peak of resident memory. getrusage(2) would count what this interpreter had before execve(2), so the process is
-    stopped when it is about to exit, and asked itself."""
+def traced(command):
+    """Wall and CPU milliseconds, and the peak of resident memory in MiB. getrusage(2) would count what this interpreter
+    had before execve(2), so the process is stopped when it is about to exit, and asked itself. Its CPU has the
+    millisecond of our own fork(2) in it."""
+    began = time.perf_counter()
     pid = os.fork()
     if pid == 0:
         null = os.open(os.devnull, os.O_RDWR)
@@ -139,10 +143,10 @@ def peak_kib(command):
         os.execvp(command[0], command)
     peak, first = 0, True
     while True:
-        _, status = os.waitpid(pid, 0)
+        _, status, used = os.wait4(pid, 0)
         if not os.WIFSTOPPED(status):
-            assert peak, f"{command}: died"
-            return peak
+            assert status == 0 and peak, f"{command}: {status}"
+            return (time.perf_counter() - began) * 1000, (used.ru_utime + used.ru_stime) * 1000, peak / 1024
         passed_on = os.WSTOPSIG(status)
         if first:
             ptrace(PTRACE_SETOPTIONS, pid, TRACE_EXIT)
@@ -157,18 +161,18 @@ def peak_kib(command):
 def measure(programs, rounds):
     """{name: {"wall": [..], "cpu": [..], "peak": [..]}}"""
     results = {name: {"wall": [], "cpu": [], "peak": []} for name in programs}
-    for command in programs.values():
-        timed(command)
+    slow = {name for name, command in programs.items() if timed(command)[0] > SLOW}
     for number in range(rounds):
         # first forwards, then backwards, each time from another one on
         names = list(programs)
         start = number // 2 % len(names)
         names = names[start:] + names[:start]
         for name in names if number % 2 == 0 else reversed(names):
-            wall, cpu = timed(programs[name])
-            results[name]["wall"].append(wall)
-            results[name]["cpu"].append(cpu)
-            results[name]["peak"].append(peak_kib(programs[name]) / 1024)
+            wall, cpu, peak = traced(programs[name])
+            if name not in slow:
+                wall, cpu = timed(programs[name])
+            for key, value in (("wall", wall), ("cpu", cpu), ("peak", peak)):
+                results[name][key].append(value)
     return results
 
 
@@ -178,7 +182,7 @@ def collections(example, what, times):
     return json.loads(said)
 
 
-# ---- telling -----------------------------------------------------------------------------------------------------------
+# ---- telling -------------------------------------------------------------------------------------------------------
 
 
 def number(value):
@@ -221,7 +225,8 @@ def chart(sizes, title, unit):
         )
 
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="12">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}"'
+        ' font-family="sans-serif" font-size="12">',
         f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
         f'<text x="{left}" y="20" font-size="14" font-weight="bold">{title}</text>',
     ]
@@ -234,7 +239,8 @@ def chart(sizes, title, unit):
         parts.append(f'<text x="{x:.1f}" y="{height - bottom + 18}" text-anchor="middle">{size:,}</text>')
     middle = (left + width - right) / 2
     parts.append(f'<text x="{middle}" y="{height - 8}" text-anchor="middle">{unit}</text>')
-    parts.append(f'<text x="14" y="{height / 2}" transform="rotate(-90 14 {height / 2})" text-anchor="middle">CPU ms</text>')
+    turned = f'transform="rotate(-90 14 {height / 2})"'
+    parts.append(f'<text x="14" y="{height / 2}" {turned} text-anchor="middle">CPU ms</text>')
     # names beside the ends of their lines, pushed apart where they would touch
     ends = sorted((at(*line[-1])[1], name) for name, line in medians.items())
     placed, last = {}, top - 16
@@ -251,9 +257,9 @@ def chart(sizes, title, unit):
 
 
 def machine():
-    model = next(
-        (line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), platform.machine()
-    )
+    lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    names = (line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    model = next(names, platform.machine())
     load = os.getloadavg()[0]
     return f"{model}, {os.cpu_count()} cores, Linux {platform.release()}, load {load:.1f} before the run"
 
@@ -267,7 +273,7 @@ def put(page, mark, text):
     page.write_text(head + begin + "\n" + text + "\n\n" + end + tail)
 
 
-# ---- benches -----------------------------------------------------------------------------------------------------------
+# ---- benches -------------------------------------------------------------------------------------------------------
 
 
 def benches(arguments):
@@ -293,7 +299,7 @@ def nanoseconds(value):
     return f"{value:.3g} ns"
 
 
-# ---- the verbs ---------------------------------------------------------------------------------------------------------
+# ---- the verbs -----------------------------------------------------------------------------------------------------
 
 
 def program():
@@ -318,7 +324,10 @@ def compare(arguments):
     about = machine()
     run("ip", "link", "set", "lo", "up")
     kinds = ("sockets", "sockets-proc", "sockets-kernel")
-    inside = ["| TCP sockets | sample and report, CPU ms | the same from /proc alone | the kernel's dump |", "|---|---|---|---|"]
+    inside = [
+        "| TCP sockets | sample and report, CPU ms | the same from /proc alone | the kernel's dump |",
+        "|---|---|---|---|",
+    ]
     sockets = {}
     for count in arguments.sockets:
         with Sockets(count):
@@ -367,7 +376,8 @@ def verdicts(sockets):
     size, results = max(sockets.items())
     cpu = {name: statistics.median(result["cpu"]) for name, result in results.items()}
     parts = [f"{cpu[OURS] / cpu[name]:.2f} times that of {name}" for name in (SS, PROC, KERNEL)]
-    return [f"At {size:,} sockets the CPU of {OURS} is {', '.join(parts)}; {PEER} takes {cpu[PEER] / cpu[OURS]:,.0f} times as much."]
+    times = f"{PEER} takes {cpu[PEER] / cpu[OURS]:,.0f} times as much"
+    return [f"At {size:,} sockets the CPU of {OURS} is {', '.join(parts)}; {times}."]
 
 
 def say(text):
@@ -387,7 +397,7 @@ def prepare_peer():
 
 
 def outside(arguments):
-    """Makes room in the connection table, which only the first namespace can, and goes on inside a machine of its own."""
+    """Makes room in the connection table, which only the first namespace can, and goes on in a machine of its own."""
     if os.geteuid() != 0:
         sys.exit("compare.py: needs root: it makes network namespaces")
     WORK.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what a fresh Debian or Ubuntu lacks, and nothing when everything is there.
-# Usage: setup.sh [build] [cross] [site] [cloud] [test] [venv]
+# Usage: setup.sh [build] [cross] [site] [cloud] [test] [venv] [release]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -138,9 +138,17 @@ setup_venv() {
     cat "${wanted[@]}" > "$stamp"
 }
 
+setup_release() { # what `make release` needs beside the compiler
+    for tool in cargo-deny cargo-cyclonedx; do
+        if has "$tool"; then continue; fi
+        say "installing $tool (compiles for some minutes)"
+        cargo install --quiet --locked "$tool"
+    done
+}
+
 for part in "${@:-build}"; do
     case $part in
-        build | cross | site | cloud | test | venv) "setup_$part" ;;
-        *) say "unknown part $part (build, cross, site, cloud, test, venv)" >&2; exit 2 ;;
+        build | cross | site | cloud | test | venv | release) "setup_$part" ;;
+        *) say "unknown part $part (build, cross, site, cloud, test, venv, release)" >&2; exit 2 ;;
     esac
 done

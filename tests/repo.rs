@@ -321,10 +321,11 @@ mod build_script {
             stub(compiler, "exit 1");
         }
         stub("rustup", "exit 0");
+        stub("rustc", "echo /rust");
         // what cargo would leave: the target's name in place of a binary
         stub(
             "cargo",
-            "echo \"$RUSTFLAGS $CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER $*\" >> calls
+            "echo \"$CARGO_ENCODED_RUSTFLAGS $CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER $*\" >> calls
             while [ $# -gt 0 ]; do
                 if [ \"$1\" = --target ]; then mkdir -p target/$2/release; echo $2 > target/$2/release/edge-warden; fi
                 shift
@@ -337,6 +338,7 @@ mod build_script {
             .current_dir(place)
             .env_clear()
             .env("PATH", path)
+            .env("HOME", place)
             .output()
             .unwrap();
         (output, folder)
