@@ -114,6 +114,8 @@ setup_test() {
     has udhcpc || [ -x /sbin/udhcpc ] || missing+=(udhcpc)
     has systemd-analyze || missing+=(systemd)
     has openssl || missing+=(openssl)
+    # the agent's system calls are compared with the list of those it may make
+    has strace || missing+=(strace)
     if has mosquitto || [ -x /usr/sbin/mosquitto ]; then
         install_packages "${missing[@]}"
     else

@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use std::thread;
 
 use edge_warden::config::Config;
-use edge_warden::sandbox::{self, Access, Files, Needs, Privilege, Surroundings};
+use edge_warden::sandbox::{self, Access, Files, Needs, Privilege, Surroundings, syscalls};
 use serde_json::json;
 use support::binary::{Agent, command};
 use support::nucleus::{Settings, TestNucleus};
@@ -54,6 +54,10 @@ fn the_running_agent_holds_what_the_documentation_promises() {
         "{told:#}"
     );
     assert_eq!(told["files"], json!({"state": "restricted"}));
+    assert_eq!(
+        told["systemCalls"],
+        json!({"state": "restricted", "allowed": syscalls::ALLOWED.len()})
+    );
     // every thread, not only the first
     let threads = fs::read_dir(format!("/proc/{}/task", agent.pid())).unwrap();
     let threads: Vec<PathBuf> = threads.map(|entry| entry.unwrap().path()).collect();
@@ -67,7 +71,60 @@ fn the_running_agent_holds_what_the_documentation_promises() {
             assert_eq!(set(&status, name), 0, "{name} of {}", thread.display());
         }
         assert_eq!(status["NoNewPrivs"], "1");
+        assert_eq!(status["Seccomp"], "2", "a filter holds for {}", thread.display());
     }
+}
+
+/// The process whose parent that is.
+fn child_of(parent: u32) -> Option<u32> {
+    let pids = fs::read_dir("/proc").unwrap().flatten();
+    let mut pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    pids.find(|pid| {
+        // one that ends meanwhile is no child
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        status.contains(&format!("\nPPid:\t{parent}\n"))
+    })
+}
+
+/// `CAP_KILL`, `CAP_SETGID`, `CAP_SETUID`, `CAP_DAC_READ_SEARCH`, `CAP_SYS_PTRACE` (linux/capability.h).
+const MEASURING: u64 = 1 << 5 | 1 << 6 | 1 << 7 | 1 << 2 | 1 << 19;
+
+#[test]
+fn the_process_that_measures_keeps_what_measuring_takes() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("config.json");
+    // what the privileges are for: a file of others, a command as nobody
+    let theirs = dir.path().join("theirs");
+    fs::write(&theirs, "7").unwrap();
+    std::os::unix::fs::chown(&theirs, Some(65_534), Some(65_534)).unwrap();
+    fs::set_permissions(&theirs, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let metrics = json!({"sampleSeconds": 1, "customMetrics": [
+        {"name": "theirs", "type": "number", "source": "file", "path": theirs},
+        {"name": "who", "type": "string-list", "source": "command", "command": ["/usr/bin/id", "-un"]},
+    ]});
+    fs::write(&config, metrics.to_string()).unwrap();
+    let state = dir.path().join("standalone");
+    let arguments = [
+        "run",
+        "--standalone",
+        state.to_str().unwrap(),
+        "--config",
+        config.to_str().unwrap(),
+    ];
+    let agent = Agent::spawn(command(&arguments), &state.join("control.sock"));
+    agent.wait_status("the values of both", |status| {
+        let told = status["customMetrics"].to_string();
+        (told.contains('7') && told.contains("nobody")).then_some(())
+    });
+    let helper = child_of(agent.pid()).expect("a process that measures");
+    let status = status_of(&format!("/proc/{helper}/status"));
+    for name in ["CapPrm", "CapEff", "CapBnd"] {
+        assert_eq!(set(&status, name), MEASURING, "{name}");
+    }
+    for name in ["CapInh", "CapAmb"] {
+        assert_eq!(set(&status, name), 0, "{name}");
+    }
+    assert_eq!(status["NoNewPrivs"], "1");
 }
 
 /// The first start on a nucleus does not know yet which files it will need; the next does.
@@ -107,7 +164,10 @@ fn only_what_is_needed_stays_open() {
     assert!(fs::read("/etc/shadow").is_ok() && fs::read(&other).is_ok() && TcpStream::connect(port).is_ok());
     let state_dir = state.path().to_owned();
     thread::spawn(move || {
-        let entered = sandbox::enter(&Needs::of(&Config::default(), &surroundings(&state_dir))).unwrap();
+        let mut needs = Needs::of(&Config::default(), &surroundings(&state_dir));
+        // what is refused here would end the process there (tests/syscalls.rs)
+        needs.every_call = true;
+        let entered = sandbox::enter(&needs).unwrap();
         assert_eq!(entered.files, Files::Restricted);
         let denied = |result: std::io::Result<()>, what: &str| {
             assert_eq!(result.unwrap_err().kind(), ErrorKind::PermissionDenied, "{what}");

@@ -40,7 +40,9 @@ const SOON: Duration = Duration::from_secs(60);
 
 fn setting(name: &str, otherwise: u64) -> u64 {
     let value = std::env::var(name).ok();
-    value.map_or(otherwise, |value| value.parse().unwrap_or_else(|_| panic!("{name}={value} is no number")))
+    value.map_or(otherwise, |value| {
+        value.parse().unwrap_or_else(|_| panic!("{name}={value} is no number"))
+    })
 }
 
 /// Storms with owned and with plain tables, one after the other.

@@ -8,14 +8,14 @@ use serde_json::Value;
 use super::choice::Choice;
 use super::devices;
 use super::effective::{
-    Config, Detect, Discovery, Lan, LeaseFile, Log, MAX_BROKER_PORTS, Quarantine, QuarantineShadow, Report,
+    Config, Detect, Discovery, Lan, LeaseFile, Log, MAX_BROKER_PORTS, Quarantine, QuarantineShadow, Report, Sandbox,
 };
 use super::metric_checks;
 use super::problem::{ConfigError, Place, Problems};
 use super::profiles::{self, ProfileFiles};
 use super::raw::{
     Included, RawConfig, RawDetect, RawDiscovery, RawLan, RawLeaseFile, RawLists, RawLog, RawQuarantine, RawReport,
-    RawShadow,
+    RawSandbox, RawShadow,
 };
 use super::sections::read_item;
 use super::values::{AutoOr, InterfaceName, Mode, Protected, ShadowName, ThingNameTemplate};
@@ -53,6 +53,7 @@ impl RawConfig {
             state_dir,
             include,
             log,
+            sandbox,
             included,
             profile_files,
             main_file,
@@ -92,6 +93,7 @@ impl RawConfig {
                 _ => Vec::new(),
             },
             log: check_log(log.unwrap_or_default(), found),
+            sandbox: check_sandbox(sandbox.unwrap_or_default(), found),
         };
         if problems.is_empty() {
             Ok(config)
@@ -364,5 +366,12 @@ fn check_log(raw: RawLog, problems: &mut Problems) -> Log {
     Log {
         level: choice(problems, &place, "level", raw.level),
         format: choice(problems, &place, "format", raw.format),
+    }
+}
+
+fn check_sandbox(raw: RawSandbox, problems: &mut Problems) -> Sandbox {
+    let place = Place::document(None).child("sandbox");
+    Sandbox {
+        seccomp: choice(problems, &place, "seccomp", raw.seccomp),
     }
 }

@@ -9,8 +9,8 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::choice::{
-    Enforcement, LeaseFormat, LogFormat, LogLevel, Posture, ReportFormat, ReportNames, ShadowSource, TableOwnership,
-    UnknownDevices,
+    Enforcement, LeaseFormat, LogFormat, LogLevel, Posture, ReportFormat, ReportNames, Seccomp, ShadowSource,
+    TableOwnership, UnknownDevices,
 };
 use super::metrics::CustomMetric;
 use super::profiles::Profile;
@@ -31,8 +31,8 @@ pub const STATE_DIR_DEFAULT: &str = "/var/lib/edge-warden";
 pub const MAX_DEVICES: usize = 10_000;
 /// The most entries of `quarantine.brokerPorts`.
 pub const MAX_BROKER_PORTS: usize = 16;
-/// Keys that need a new process: the state in the old directory is open and locked.
-pub const RESTART_KEYS: &[&str] = &["stateDir"];
+/// Keys that need a new process: the state in the old directory is open and locked, and a filter is never lifted.
+pub const RESTART_KEYS: &[&str] = &["stateDir", "sandbox.seccomp"];
 
 /// A valid configuration: made by [`super::RawConfig::check`] or [`Config::default`]. Each key is explained in
 /// docs/configuration.md.
@@ -61,6 +61,8 @@ pub struct Config {
     pub include: Vec<String>,
     /// Logging.
     pub log: Log,
+    /// What the agent denies itself.
+    pub sandbox: Sandbox,
 }
 
 /// `report`
@@ -183,6 +185,14 @@ pub struct Log {
     pub format: LogFormat,
 }
 
+/// `sandbox`
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Sandbox {
+    /// Whether system calls the agent never makes end it.
+    pub seccomp: Seccomp,
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -197,6 +207,7 @@ impl Default for Config {
             state_dir: PathBuf::from(STATE_DIR_DEFAULT),
             include: Vec::new(),
             log: Log::default(),
+            sandbox: Sandbox::default(),
         }
     }
 }

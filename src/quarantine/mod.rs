@@ -32,5 +32,7 @@ pub use rails::{EdgeCap, Identity, Protected, Rails};
 pub use shadow::{DesiredQuarantine, ShadowDocument, ShadowDocumentError, ShadowReading, rfc3339};
 pub use state::Quarantine;
 pub use status::{Enforced, Held, Standing, StatusReporter};
+#[cfg(any(test, fuzzing))]
+pub(crate) use store::fuzz as fuzz_store;
 pub use store::{Loaded, Saved, Store, StoreError};
 pub use stored::{SCHEMA, Stored};

@@ -84,8 +84,11 @@ fn a_device_that_writes_its_own_shadow_gains_nothing() {
     let lan = Arrivals::on_lan(guarded.site.device(1), guarded.site.device(0));
     lan.await_silence();
     let cut = now();
-    for _ in 0..1000 {
-        guarded.desire("cam-0", None, &json!({"quarantine": true}));
+    // a thousand releases, after demands of its own and on top of each other
+    for n in 0..1000 {
+        if n % 4 == 0 {
+            guarded.desire("cam-0", None, &json!({"quarantine": true}));
+        }
         guarded.desire("cam-0", None, &json!({"quarantine": false}));
     }
     guarded.await_document("cam-0", None, |document| {
@@ -95,16 +98,12 @@ fn a_device_that_writes_its_own_shadow_gains_nothing() {
     assert_eq!(causes(&guarded, "cam-0"), all, "what others began stays");
     flood.await_sent(50);
     assert_eq!(leaked(&[&lan], cut), 0);
+    // so many in a minute of one demander
+    let minutes = usize::try_from(cut.elapsed().as_secs() / 60).unwrap() + 1;
     let lines = guarded.audit().len();
-    assert!(
-        (2..=40).contains(&lines),
-        "{lines} lines for 2,000 writes, 1,000 of them releases"
-    );
-    assert!(
-        guarded.log().lines().count() < 10_000,
-        "{} lines of log",
-        guarded.log().lines().count()
-    );
+    assert!((2..=40 * minutes).contains(&lines), "{lines} lines for 1,000 releases");
+    let logged = guarded.log().lines().count();
+    assert!(logged < 8000, "{logged} lines of log");
 
     // Who is entitled ends them one by one: the closed shadow its own and the alarm's, the operator all.
     guarded.desire("cam-0", Some("quarantine"), &json!({"quarantine": false}));

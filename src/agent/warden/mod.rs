@@ -50,6 +50,8 @@ pub use policy::{configured_identities, lan};
 const COMPARE_EVERY: Duration = Duration::from_secs(10);
 /// How often the answer to shadows is made anew for its counters.
 const TELL_EVERY: Duration = Duration::from_secs(60);
+/// The trouble with [`remembered`].
+const LAN_MEMORY: &str = "memory of the LAN";
 
 /// Why enforcement could not begin.
 #[derive(Debug, thiserror::Error)]
@@ -150,8 +152,7 @@ impl Warden {
         warden.lan = remembered::joined(lan, before.clone());
         // a LAN that is the same all the time is never news afterwards
         if before.as_ref() != Some(&warden.lan) && warden.lan != Lan::default() {
-            let kept = remembered::remember(state_dir, &warden.lan);
-            warden.say("memory of the LAN", kept.err().map(|error| chain(&error)));
+            warden.keep_lan();
         }
         warden.recover(now);
         warden.carry_out(now);
@@ -211,10 +212,9 @@ impl Warden {
             return;
         }
         if self.lan != lan {
-            let kept = remembered::remember(&self.state_dir, &lan);
-            self.say("memory of the LAN", kept.err().map(|error| chain(&error)));
+            self.lan = lan;
+            self.keep_lan();
         }
-        self.lan = lan;
         self.identities = identities;
         self.ports = ports;
         // nobody answers for things that are not behind this gateway any more, unless they are still quarantined
@@ -259,6 +259,10 @@ impl Warden {
             self.compare(now);
             let flushed = self.audit.flush(now.monotonic);
             self.say("audit log", flushed.err().map(|error| chain(&error)));
+            // there was no room for it: a LAN that stays the same is never written otherwise
+            if self.trouble.contains_key(LAN_MEMORY) {
+                self.keep_lan();
+            }
         }
         if self.next_tell <= now.monotonic {
             self.next_tell = now.monotonic.after(TELL_EVERY);
@@ -271,6 +275,12 @@ impl Warden {
         let next = self.next_compare.min(self.next_tell);
         let next = self.strangers.next_wake().map_or(next, |strangers| next.min(strangers));
         self.quarantine.next_expiry().map_or(next, |expiry| next.min(expiry))
+    }
+
+    /// Keep where the LAN is, for a start before the network is up.
+    fn keep_lan(&mut self) {
+        let kept = remembered::remember(&self.state_dir, &self.lan);
+        self.say(LAN_MEMORY, kept.err().map(|error| chain(&error)));
     }
 
     /// Remember what is wrong, and log it when it changes.

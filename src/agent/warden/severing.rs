@@ -121,7 +121,10 @@ mod tests {
     #[test]
     fn however_many_batches_there_is_one_worker_and_nothing_is_forgotten() {
         let severing = Severing::doing(slow);
-        let address = |n: u16| IpAddr::from([10, 0, (n >> 8) as u8, n as u8]);
+        let address = |n: u16| {
+            let [high, low] = n.to_be_bytes();
+            IpAddr::from([10, 0, high, low])
+        };
         severing.begin([address(0)].into());
         until(|watched| watched.at_once == 1);
         for n in 1..1000 {
