@@ -351,6 +351,12 @@ fn read_request(payload: &[u8]) -> Result<(Map<String, Value>, Option<String>), 
     Ok((request, token))
 }
 
+/// The client token of a request, if it has one that can be read.
+#[must_use]
+pub fn client_token(payload: &[u8]) -> Option<String> {
+    read_request(payload).ok()?.1
+}
+
 fn levels(value: &Value) -> usize {
     match value {
         Value::Object(members) => levels_of_members(members),

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::shadow_document::{Rejection, ShadowDocument, Update};
+use super::shadow_document::{Rejection, ShadowDocument, Update, client_token};
 use super::topic::{self, MetricsStep, ShadowName, ShadowStep, Topic};
 use super::{
     ComponentState, Destination, Incoming, IncomingSender, Nucleus, NucleusError, NucleusKind, SubscriptionId,
@@ -133,7 +133,7 @@ impl StandaloneNucleus {
                     _ => return,
                 };
                 if let Err(refusal) = outcome {
-                    let message = refusal.into_rejection().message((self.clock)().seconds());
+                    let message = refusal.into_rejection(payload).message((self.clock)().seconds());
                     self.answer(from, &target, rejected, &message);
                 }
             }
@@ -179,10 +179,14 @@ enum Refusal {
 }
 
 impl Refusal {
-    fn into_rejection(self) -> Rejection {
+    /// In the service's terms. Who asked knows it by the token of the request.
+    fn into_rejection(self, request: &[u8]) -> Rejection {
         match self {
             Self::Rejected(rejection) => rejection,
-            Self::Files(error) => Rejection::new(500, error.to_string()),
+            Self::Files(error) => Rejection {
+                client_token: client_token(request),
+                ..Rejection::new(500, error.chain())
+            },
         }
     }
 

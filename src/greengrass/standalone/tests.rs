@@ -319,3 +319,32 @@ fn reports_are_answered_in_their_own_format() {
         (&json!(8), &json!("ACCEPTED"))
     );
 }
+
+#[test]
+fn a_file_that_is_no_shadow_is_told_to_who_asked() {
+    let mut rig = rig();
+    rig.nucleus
+        .subscribe(Destination::IotCore, "$aws/things/+/shadow/get/rejected")
+        .unwrap();
+    std::fs::write(rig.dir.path().join("shadows/cam-1.json"), "{broken").unwrap();
+    rig.nucleus
+        .publish(
+            Destination::IotCore,
+            "$aws/things/cam-1/shadow/get",
+            br#"{"clientToken":"t-1"}"#,
+        )
+        .unwrap();
+    let received = rig.received();
+    let [(_, _, refused)] = received.as_slice() else {
+        panic!("{received:?}");
+    };
+    assert_eq!(
+        (&refused["code"], &refused["clientToken"]),
+        (&json!(500), &json!("t-1"))
+    );
+    let words = refused["message"].as_str().unwrap();
+    assert!(
+        words.contains("cam-1.json is not a shadow document: not JSON"),
+        "{words}"
+    );
+}
