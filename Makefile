@@ -9,7 +9,7 @@ TARGET    := $(shell uname -m)-unknown-linux-gnu
 PACKAGED  := target/$(TARGET)/release/edge-warden
 PYTHON    := .venv/bin/python
 
-.PHONY: help setup venv build run demo test cloud-test cloud-package check bench package package-all deploy-local clean
+.PHONY: help setup venv build run demo test cloud-test cloud-package check bench fuzz package package-all deploy-local clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -62,6 +62,10 @@ cloud-test: ## the AWS side: its template, its Lambda function against moto, and
 
 cloud-package: setup ## the Lambda function's code, target/cloud/edge-warden-mitigation.zip
 	cloud/package.sh
+
+fuzz: ## every parser of outside data on 20,000 inputs a fuzzer makes up (docs/fuzzing.md)
+	@scripts/setup.sh build fuzz
+	scripts/fuzz.sh --runs 20000
 
 bench: package ## benchmarks: criterion for the pure parts, whole-process ones for quarantine (root)
 	cargo bench --bench report --bench detect

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what a fresh Debian or Ubuntu lacks, and nothing when everything is there.
-# Usage: setup.sh [build] [cross] [site] [test] [venv]
+# Usage: setup.sh [build] [cross] [fuzz] [site] [test] [venv]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -95,6 +95,10 @@ setup_site() { # what a site of network namespaces is made with
     install_packages "${missing[@]}"
 }
 
+setup_fuzz() { # libFuzzer is C++
+    has c++ || install_packages g++
+}
+
 setup_test() {
     setup_site
     local missing=()
@@ -136,7 +140,7 @@ setup_venv() {
 
 for part in "${@:-build}"; do
     case $part in
-        build | cross | site | test | venv) "setup_$part" ;;
-        *) say "unknown part $part (build, cross, site, test, venv)" >&2; exit 2 ;;
+        build | cross | fuzz | site | test | venv) "setup_$part" ;;
+        *) say "unknown part $part (build, cross, fuzz, site, test, venv)" >&2; exit 2 ;;
     esac
 done
