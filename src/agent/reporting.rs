@@ -143,7 +143,11 @@ impl Reporting {
             tracing::warn!(error = %trouble, "the saved report times cannot be used; the first report waits a whole interval");
         }
         // Unreadable times could hide a report of a moment ago: act as if there had been one.
-        let saved = saved.or_else(|| trouble.is_some().then(|| Saved::just_reported(local.iter().chain([core]), wall)));
+        let saved = saved.or_else(|| {
+            trouble
+                .is_some()
+                .then(|| Saved::just_reported(local.iter().chain([core]), wall))
+        });
         let saved = saved.map(|saved| saved.settle(boot_id, now, wall));
         let (schedule_state, totals) = saved.map_or((None, None), |saved| (Some(saved.schedule), saved.totals));
         let schedule = Schedule::new(

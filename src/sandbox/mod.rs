@@ -8,7 +8,7 @@ mod files;
 mod needs;
 
 pub use files::possible;
-pub use needs::{Access, Needs, Privilege, Surroundings};
+pub use needs::{Access, Needs, Privilege, Surroundings, around};
 
 use std::fmt;
 

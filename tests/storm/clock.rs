@@ -62,7 +62,8 @@ impl Clock {
 
     /// Sets the wall clock ahead of the true time, or behind it; from the next [`Planted::turn`] on.
     pub fn set_wall(&self, ahead: i64) {
-        self.wall.store(ahead + self.boot.load(Ordering::SeqCst), Ordering::SeqCst);
+        self.wall
+            .store(ahead + self.boot.load(Ordering::SeqCst), Ordering::SeqCst);
     }
 
     /// The machine sleeps for so long: boot and wall clock have gone on when it wakes.
@@ -83,21 +84,37 @@ pub struct Planted {
 impl Planted {
     /// Replaces the function in a process that has just begun and stands still.
     pub fn plant(pid: u32, clock: &Clock) -> Self {
-        assert!(cfg!(target_arch = "x86_64"), "the clocks of a process are set on x86-64 only");
+        assert!(
+            cfg!(target_arch = "x86_64"),
+            "the clocks of a process are set on x86-64 only"
+        );
         let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).expect("its memory");
         let line = maps.lines().find(|line| line.ends_with("[vdso]")).expect("a vDSO");
         let (range, _) = line.split_once(' ').expect("a range");
-        let ends: Vec<u64> = range.split('-').map(|end| u64::from_str_radix(end, 16).expect("hexadecimal")).collect();
-        let memory = File::options().read(true).write(true).open(format!("/proc/{pid}/mem")).expect("its memory");
+        let ends: Vec<u64> = range
+            .split('-')
+            .map(|end| u64::from_str_radix(end, 16).expect("hexadecimal"))
+            .collect();
+        let memory = File::options()
+            .read(true)
+            .write(true)
+            .open(format!("/proc/{pid}/mem"))
+            .expect("its memory");
         let mut image = vec![0; usize::try_from(ends[1] - ends[0]).expect("two pages")];
         memory.read_exact_at(&mut image, ends[0]).expect("the vDSO");
         let (offset, size) = symbol(&image, b"__vdso_clock_gettime").expect("its clock_gettime");
-        assert!(size >= REPLACEMENT.len() as u64, "room for the replacement: {size} bytes");
+        assert!(
+            size >= REPLACEMENT.len() as u64,
+            "room for the replacement: {size} bytes"
+        );
         let planted = Self {
             memory,
             function: ends[0] + offset,
         };
-        planted.memory.write_all_at(&REPLACEMENT, planted.function).expect("the replacement");
+        planted
+            .memory
+            .write_all_at(&REPLACEMENT, planted.function)
+            .expect("the replacement");
         planted.turn(clock);
         planted
     }

@@ -102,9 +102,7 @@ fn devices(site: &Site) -> Value {
         let device = site.device(n);
         json!({"thingName": format!("cam-{n}"), "macs": [device.mac.to_string()], "addresses": [device.v4, device.v6]})
     });
-    let other = |kind: u8, n: usize, name: String| {
-        json!({"thingName": name, "macs": [format!("02:cc:00:00:{kind:02x}:{n:02x}")], "report": false})
-    };
+    let other = |kind: u8, n: usize, name: String| json!({"thingName": name, "macs": [format!("02:cc:00:00:{kind:02x}:{n:02x}")], "report": false});
     let others = (0..EACH).flat_map(|n| [other(1, n, by_operator(n)), other(2, n, by_shadow(n))]);
     json!({"devices": cameras.chain(others).collect::<Value>()})
 }
@@ -112,7 +110,7 @@ fn devices(site: &Site) -> Value {
 /// The component configuration.
 pub fn configuration(folder: &std::path::Path, ownership: &str) -> Value {
     json!({
-        "sampleSeconds": 30,
+        "sampleSeconds": 20,
         "include": [folder.join(DEVICES)],
         "discovery": {"leases": [{"path": folder.join("leases")}]},
         "quarantine": {"tableOwnership": ownership},
@@ -130,7 +128,11 @@ impl Storm {
         std::fs::write(room.folder().join("leases"), super::faults::LEASES).expect("a lease file");
         std::fs::write(room.folder().join(DEVICES), devices(&site).to_string()).expect("a list of devices");
         let truth = Arc::clone(&clock);
-        let kind = if chance.below(2) == 0 { Kind::Classic } else { Kind::Lite };
+        let kind = if chance.below(2) == 0 {
+            Kind::Classic
+        } else {
+            Kind::Lite
+        };
         let nucleus = Arc::new(TestNucleus::start(Settings {
             configuration: configuration(room.folder(), ownership),
             access_control: Some(access_control()),
@@ -198,7 +200,10 @@ impl Storm {
 
     /// Plain tables that are away stay so.
     pub fn nobody_mends(&mut self) {
-        self.gaps.iter_mut().filter(|gap| gap.to.is_none()).for_each(|gap| gap.alone = true);
+        self.gaps
+            .iter_mut()
+            .filter(|gap| gap.to.is_none())
+            .for_each(|gap| gap.alone = true);
     }
 
     /// From now on tables may be away: plain ones always, owned ones when there is no process that owns them.
@@ -219,7 +224,9 @@ impl Storm {
         let rules = self.site.gateway().run(&["nft", "list", "ruleset"]);
         let rules = String::from_utf8_lossy(&rules.stdout).into_owned();
         let table = |family: &str| {
-            let rest = rules.split_once(&format!("table {family} edge_warden {{")).map(|(_, rest)| rest);
+            let rest = rules
+                .split_once(&format!("table {family} edge_warden {{"))
+                .map(|(_, rest)| rest);
             rest.map_or("", |rest| rest.split_once("\n}").map_or(rest, |(table, _)| table))
         };
         let has = |family: &str, n: usize| table(family).contains(&self.site.device(n).mac.to_string());
@@ -250,7 +257,8 @@ impl Storm {
     pub fn surprise(&mut self, what: String) {
         let lines = self.room.output("stderr");
         let last: Vec<&str> = lines.lines().rev().take(3).collect();
-        self.wrong.push(format!("{what} (stderr ends with {last:?}; active: {:?})", self.active));
+        self.wrong
+            .push(format!("{what} (stderr ends with {last:?}; active: {:?})", self.active));
     }
 
     /// What goes on all the time: as the nucleus, starts the agent again when it ended; ends what is over; looks.
@@ -265,7 +273,10 @@ impl Storm {
         }
         if self.gaps.iter().any(|gap| gap.to.is_none()) && self.held() {
             let after = now();
-            self.gaps.iter_mut().filter(|gap| gap.to.is_none()).for_each(|gap| gap.to = Some(after));
+            self.gaps
+                .iter_mut()
+                .filter(|gap| gap.to.is_none())
+                .for_each(|gap| gap.to = Some(after));
         }
         if let Some(agent) = &self.agent {
             let [_, most, _] = &mut self.figures.resident;
@@ -298,7 +309,11 @@ impl Storm {
         let mut lost = ledger.lost(&list);
         drop(ledger);
         for n in CUT.iter().filter(|_| self.cut.is_some()) {
-            let row = list.as_array().into_iter().flatten().find(|row| row["thing"] == format!("cam-{n}"));
+            let row = list
+                .as_array()
+                .into_iter()
+                .flatten()
+                .find(|row| row["thing"] == format!("cam-{n}"));
             let causes = row.map(|row| row["causes"].to_string()).unwrap_or_default();
             if !causes.contains("shadow:quarantine") || !causes.contains("operator") {
                 lost.push(format!("cam-{n}: {causes}"));
@@ -311,7 +326,10 @@ impl Storm {
     }
 
     fn nucleus_is_well(&self) -> bool {
-        !self.active.iter().any(|active| active.fault == Fault::NucleusMisbehaves)
+        !self
+            .active
+            .iter()
+            .any(|active| active.fault == Fault::NucleusMisbehaves)
     }
 
     pub fn await_answer(&mut self) {
@@ -336,7 +354,9 @@ impl Storm {
                 _ => json!({"mode": "isolate", "until": until_then}),
             };
             let document = json!({"state": {"desired": {"quarantine": quarantine}}});
-            self.nucleus.shadow_update(&thing, Some(SHADOW), &document).expect("a shadow");
+            self.nucleus
+                .shadow_update(&thing, Some(SHADOW), &document)
+                .expect("a shadow");
             self.nucleus.wait_shadow(&thing, Some(SHADOW), SOON, |document| {
                 document["state"]["reported"]["quarantineStatus"]["enforced"] == true
             });
@@ -412,7 +432,10 @@ impl Storm {
         let Ok(status) = ask(&self.socket(), &Request::Status) else {
             return "no status".to_owned();
         };
-        if !status["quarantine"]["trouble"].as_object().is_some_and(serde_json::Map::is_empty) {
+        if !status["quarantine"]["trouble"]
+            .as_object()
+            .is_some_and(serde_json::Map::is_empty)
+        {
             return format!("trouble: {}", status["quarantine"]);
         }
         if !status["reports"]["saveError"].is_null() {
@@ -435,7 +458,11 @@ impl Storm {
         let before: u64 = senders[..2].iter().map(Going::sent).sum();
         // Positive control: a leak would be seen.
         plant_leak(&self.site, CUT[0]);
-        assert!(until(SOON, || self.leaks(&arrivals).0.len() == 1), "the planted leak: {:?}", self.leaks(&arrivals));
+        assert!(
+            until(SOON, || self.leaks(&arrivals).0.len() == 1),
+            "the planted leak: {:?}",
+            self.leaks(&arrivals)
+        );
         let planted = now();
         let ledger = Arc::clone(&self.ledger);
         let churn = Churn::start(&ledger, &self.nucleus, self.socket(), self.chance.fork());
@@ -450,7 +477,10 @@ impl Storm {
         // One process through everything it can live through, and back to where it was.
         self.measure(0);
         let survivable: Vec<Fault> = kinds.into_iter().filter(|fault| fault.survivable()).collect();
-        let (starts, steps) = (self.figures.starts, schedule(&mut self.chance, Duration::from_millis(1), &survivable));
+        let (starts, steps) = (
+            self.figures.starts,
+            schedule(&mut self.chance, Duration::from_millis(1), &survivable),
+        );
         self.weather(&steps);
         if !self.calm() {
             return self.verdict();
@@ -468,7 +498,9 @@ impl Storm {
         if !settled {
             let files = self.agent.as_ref().map(Agent::files);
             let (memory, count) = (self.figures.resident, self.figures.files);
-            self.surprise(format!("memory {memory:?} KiB, files {count:?} do not come back: {files:?}"));
+            self.surprise(format!(
+                "memory {memory:?} KiB, files {count:?} do not come back: {files:?}"
+            ));
         }
         let asked = now();
         if ask(&self.socket(), &Request::Status).is_err() || asked.elapsed() > ANSWERS {
@@ -484,8 +516,12 @@ impl Storm {
         for n in CUT {
             let thing = format!("cam-{n}");
             let document = json!({"state": {"desired": {"quarantine": false}}});
-            self.nucleus.shadow_update(&thing, Some(SHADOW), &document).expect("a shadow");
-            let released = Request::QuarantineRelease { thing: thing.parse().expect("a thing name") };
+            self.nucleus
+                .shadow_update(&thing, Some(SHADOW), &document)
+                .expect("a shadow");
+            let released = Request::QuarantineRelease {
+                thing: thing.parse().expect("a thing name"),
+            };
             ask(&self.socket(), &released).expect("an answer");
             let after = now();
             if !until(SOON, || arrivals.open(n, ways(n), after)) {
@@ -510,14 +546,20 @@ impl Storm {
         self.figures.in_gaps = in_gaps.len();
         if let Some(first) = leaks.first() {
             let since = self.cut.map(|cut| first.sent - cut);
-            self.surprise(format!("{} leaks; the first, {since:?} after the cut: {first:?}", leaks.len()));
+            self.surprise(format!(
+                "{} leaks; the first, {since:?} after the cut: {first:?}",
+                leaks.len()
+            ));
         }
         for gap in self.gaps.iter().filter(|gap| !gap.alone) {
             let passed = in_gaps.iter().map(|arrival| arrival.sent);
-            let passed: Vec<Instant> =
-                passed.filter(|sent| gap.from <= *sent && gap.to.is_none_or(|to| *sent <= to)).collect();
+            let passed: Vec<Instant> = passed
+                .filter(|sent| gap.from <= *sent && gap.to.is_none_or(|to| *sent <= to))
+                .collect();
             let ends = passed.iter().max().zip(passed.iter().min());
-            self.figures.gaps.push(ends.map(|(last, first)| *last - *first).unwrap_or_default());
+            self.figures
+                .gaps
+                .push(ends.map(|(last, first)| *last - *first).unwrap_or_default());
         }
         self.figures.gaps.sort();
         if self.figures.gaps.last().is_some_and(|longest| *longest > LONGEST_GAP) {
@@ -528,7 +570,9 @@ impl Storm {
     /// Waits until AWS got so many reports more.
     pub fn await_reports(&self, more: usize) {
         let before = self.nucleus.reports().len();
-        self.nucleus.wait_for("reports", SOON, |seen| (seen.reports.len() >= before + more).then_some(()));
+        self.nucleus.wait_for("reports", SOON, |seen| {
+            (seen.reports.len() >= before + more).then_some(())
+        });
     }
 
     /// What can be judged only when it is all over.
@@ -554,9 +598,15 @@ impl Storm {
         self.judge_reports();
         let audit = std::fs::read(self.room.state().join("audit.jsonl")).unwrap_or_default();
         let lines = String::from_utf8_lossy(&audit).into_owned();
-        let garbled: Vec<&str> = lines.lines().filter(|line| serde_json::from_str::<Value>(line).is_err()).collect();
+        let garbled: Vec<&str> = lines
+            .lines()
+            .filter(|line| serde_json::from_str::<Value>(line).is_err())
+            .collect();
         if (lines.is_empty() && self.figures.acknowledged > 0) || !garbled.is_empty() {
-            self.surprise(format!("audit log: {} lines, garbled: {garbled:?}", lines.lines().count()));
+            self.surprise(format!(
+                "audit log: {} lines, garbled: {garbled:?}",
+                lines.lines().count()
+            ));
         }
         // a client killed in the middle of a message is no violation
         let violations = self.nucleus.seen().violations;
@@ -602,7 +652,11 @@ impl Storm {
                 }
             }
         }
-        let rejected = self.nucleus.reports().into_iter().filter_map(|report| Some((report.thing, report.verdict.err()?)));
+        let rejected = self
+            .nucleus
+            .reports()
+            .into_iter()
+            .filter_map(|report| Some((report.thing, report.verdict.err()?)));
         let rejected = rejected.filter(|(_, (_, why))| why != "the test said so");
         wrong.extend(rejected.map(|(thing, why)| format!("a report of {thing} rejected: {why:?}")));
         if self.figures.reports == 0 {

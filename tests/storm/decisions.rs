@@ -47,13 +47,18 @@ impl Ledger {
     pub fn lost(&self, list: &Value) -> Vec<String> {
         let has = |thing: &str, cause: &str| {
             let things = list.as_array().into_iter().flatten();
-            let causes = things.filter(|row| row["thing"] == thing).flat_map(|row| row["causes"].as_array());
+            let causes = things
+                .filter(|row| row["thing"] == thing)
+                .flat_map(|row| row["causes"].as_array());
             causes.flatten().any(|row| row["cause"] == cause)
         };
         let kinds = [(&self.operator, "operator"), (&self.shadow, "shadow:quarantine")];
-        let all = kinds.into_iter().flat_map(|(said, cause)| said.iter().map(move |(thing, said)| (thing, said, cause)));
+        let all = kinds
+            .into_iter()
+            .flat_map(|(said, cause)| said.iter().map(move |(thing, said)| (thing, said, cause)));
         let lost = all.filter(|(thing, said, cause)| said.acknowledged && has(thing, cause) != said.quarantine);
-        lost.map(|(thing, said, cause)| format!("{thing}: {cause} said and acknowledged: {said:?}")).collect()
+        lost.map(|(thing, said, cause)| format!("{thing}: {cause} said and acknowledged: {said:?}"))
+            .collect()
     }
 
     /// What the cloud asked for and was not yet said to be so.
@@ -131,7 +136,11 @@ fn decide(ledger: &Mutex<Ledger>, socket: &std::path::Path, n: usize, quarantine
         quarantine,
         acknowledged,
     };
-    ledger.lock().expect("the ledger").operator.insert(name.clone(), said(false));
+    ledger
+        .lock()
+        .expect("the ledger")
+        .operator
+        .insert(name.clone(), said(false));
     let answer = ask(socket, &request);
     let mut ledger = ledger.lock().expect("the ledger");
     match answer {

@@ -17,7 +17,8 @@ use crate::support::nucleus::{Malformed, Misbehave};
 use crate::support::warden::now;
 
 /// What makes an uplink of the gateway's link to the internet.
-pub const ROUTES: &str = "ip route replace default via 203.0.113.1; ip -6 route replace default via 2001:db8::1 dev wan0";
+pub const ROUTES: &str =
+    "ip route replace default via 203.0.113.1; ip -6 route replace default via 2001:db8::1 dev wan0";
 /// The site's NAT, which a foreign flush takes away too.
 const NAT: &str = "nft 'add table ip site_nat; flush table ip site_nat; \
                    add chain ip site_nat post { type nat hook postrouting priority 100; }; \
@@ -146,7 +147,10 @@ impl Storm {
     }
 
     pub fn end(&mut self, active: Active) {
-        let (gateway, going) = (self.site.gateway().clone(), active.going.as_ref().map_or(0, Going::sent));
+        let (gateway, going) = (
+            self.site.gateway().clone(),
+            active.going.as_ref().map_or(0, Going::sent),
+        );
         match active.fault {
             Fault::Stall => self.go_on(),
             Fault::DiskFull => drop(std::fs::remove_file(self.room.state().join("filler"))),
@@ -166,7 +170,8 @@ impl Storm {
             }
             Fault::LeaseGarbage => self.good_leases(),
             Fault::ConfigurationGarbage => {
-                self.nucleus.set_configuration(configuration(self.room.folder(), self.ownership));
+                self.nucleus
+                    .set_configuration(configuration(self.room.folder(), self.ownership));
             }
             _ => {}
         }
@@ -175,9 +180,14 @@ impl Storm {
     /// Everything of the site as it was built.
     pub fn repair(&mut self) {
         let (gateway, port) = (self.site.gateway(), self.site.routed_port());
-        let mut script = "ip link set lan0 master br0; for link in lan0 lan1 lan2 lan3 br0 wan0; do ip link set $link up; done; "
-            .to_owned();
-        let addresses = [("br0", gateway.v6.to_string()), ("lan3", port.v6.to_string()), ("wan0", "2001:db8::2".to_owned())];
+        let mut script =
+            "ip link set lan0 master br0; for link in lan0 lan1 lan2 lan3 br0 wan0; do ip link set $link up; done; "
+                .to_owned();
+        let addresses = [
+            ("br0", gateway.v6.to_string()),
+            ("lan3", port.v6.to_string()),
+            ("wan0", "2001:db8::2".to_owned()),
+        ];
         for (link, address) in addresses {
             script += &format!("ip -6 addr replace {address}/64 dev {link} nodad; ");
         }
@@ -237,7 +247,10 @@ impl Storm {
     /// As many connections as the kernel keeps in one network namespace. The limit is the machine's, which other programs
     /// need: it is reached, not lowered.
     fn fill_connections(&mut self) {
-        let most = self.site.gateway().shell("cat /proc/sys/net/netfilter/nf_conntrack_max");
+        let most = self
+            .site
+            .gateway()
+            .shell("cat /proc/sys/net/netfilter/nf_conntrack_max");
         let most: u32 = most.trim().parse().expect("a number");
         let path = self.room.folder().join("connections");
         let entry = |n: u32| {
@@ -246,8 +259,13 @@ impl Storm {
         };
         std::fs::write(&path, (0..most).map(entry).collect::<String>()).expect("a list of connections");
         // refuses the last ones when the table is full
-        self.site.gateway().run(&["sh", "-c", &format!("conntrack -R {} 2>/dev/null", path.display())]);
-        let count = self.site.gateway().shell("cat /proc/sys/net/netfilter/nf_conntrack_count");
+        self.site
+            .gateway()
+            .run(&["sh", "-c", &format!("conntrack -R {} 2>/dev/null", path.display())]);
+        let count = self
+            .site
+            .gateway()
+            .shell("cat /proc/sys/net/netfilter/nf_conntrack_count");
         let count = count.trim().parse().expect("a number");
         self.figures.connections = self.figures.connections.max(count);
     }
@@ -271,7 +289,10 @@ impl Storm {
             isolated: isolated.into(),
             quiet_ports: None,
         };
-        let mut firewall = self.site.gateway().enter(|| NftablesFirewall::open(TableOwnership::Auto).expect("nftables"));
+        let mut firewall = self
+            .site
+            .gateway()
+            .enter(|| NftablesFirewall::open(TableOwnership::Auto).expect("nftables"));
         let held = firewall.enforce(&policy, UnixTime::from_seconds(1_800_000_000));
         // a link that is away for the moment: then nobody holds them
         drop(held);
@@ -281,18 +302,34 @@ impl Storm {
     fn misbehave(&mut self, chance: &mut Chance) {
         let publish = || "PublishToIoTCore".to_owned();
         let rule = match chance.below(10) {
-            0 => Misbehave::Refuse { operation: publish(), code: "ServiceError".to_owned() },
-            1 => Misbehave::Refuse { operation: "*".to_owned(), code: "UnauthorizedError".to_owned() },
-            2 => Misbehave::Delay { operation: publish(), by: Duration::from_millis(chance.below(1_500)) },
+            0 => Misbehave::Refuse {
+                operation: publish(),
+                code: "ServiceError".to_owned(),
+            },
+            1 => Misbehave::Refuse {
+                operation: "*".to_owned(),
+                code: "UnauthorizedError".to_owned(),
+            },
+            2 => Misbehave::Delay {
+                operation: publish(),
+                by: Duration::from_millis(chance.below(1_500)),
+            },
             3 => Misbehave::NeverAnswer { operation: publish() },
-            4 => Misbehave::NeverAnswer { operation: "*".to_owned() },
+            4 => Misbehave::NeverAnswer {
+                operation: "*".to_owned(),
+            },
             5 => Misbehave::LosePublish,
             6 => Misbehave::SwallowReplies,
             7 => Misbehave::GarbageReplies,
-            8 => Misbehave::RejectReports { code: "Throttled".to_owned() },
-            _ => Misbehave::RejectReports { code: "InvalidPayload".to_owned() },
+            8 => Misbehave::RejectReports {
+                code: "Throttled".to_owned(),
+            },
+            _ => Misbehave::RejectReports {
+                code: "InvalidPayload".to_owned(),
+            },
         };
-        if matches!(&rule, Misbehave::Refuse { operation, .. } | Misbehave::NeverAnswer { operation } if operation == "*") {
+        if matches!(&rule, Misbehave::Refuse { operation, .. } | Misbehave::NeverAnswer { operation } if operation == "*")
+        {
             self.expect("link lost");
         }
         self.nucleus.misbehave(rule);
@@ -346,12 +383,15 @@ impl Storm {
                 1 => by_shadow(chance.below(12) as usize),
                 _ => "gateway-1".to_owned(),
             };
-            self.nucleus.deliver_local(&format!("edge-warden/things/{thing}/register"), &payload);
+            self.nucleus
+                .deliver_local(&format!("edge-warden/things/{thing}/register"), &payload);
             for rest in ["get/accepted", "get/rejected", "update/accepted", "update/rejected"] {
-                self.nucleus.deliver(&format!("$aws/things/{thing}/shadow/name/quarantine/{rest}"), &payload);
+                self.nucleus
+                    .deliver(&format!("$aws/things/{thing}/shadow/name/quarantine/{rest}"), &payload);
             }
             for rest in ["accepted", "rejected"] {
-                self.nucleus.deliver(&format!("$aws/things/{thing}/defender/metrics/json/{rest}"), &payload);
+                self.nucleus
+                    .deliver(&format!("$aws/things/{thing}/defender/metrics/json/{rest}"), &payload);
             }
         }
     }

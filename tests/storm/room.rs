@@ -43,9 +43,15 @@ impl Room {
             unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace");
             let script = "mount --make-rprivate / && mount -t tmpfs -o size=$1,mode=700 tmpfs \"$2\" && \
                           mount --bind \"$3\" /etc/resolv.conf";
-            let mounted = Command::new("sh").args(["-c", script, "sh", DISK]).arg(&state).arg(&resolver).status();
+            let mounted = Command::new("sh")
+                .args(["-c", script, "sh", DISK])
+                .arg(&state)
+                .arg(&resolver)
+                .status();
             assert!(mounted.expect("a shell").success(), "a disk");
-            ready.send(rustix::thread::gettid().as_raw_nonzero().get()).expect("the test waits");
+            ready
+                .send(rustix::thread::gettid().as_raw_nonzero().get())
+                .expect("the test waits");
             queue.into_iter().for_each(|job| job());
         });
         Self {
@@ -77,14 +83,21 @@ impl Room {
     fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
         let (answer, wait) = mpsc::channel();
         let job = Box::new(move || drop(answer.send(job())));
-        self.jobs.as_ref().expect("open").send(job).expect("the room's thread lives");
+        self.jobs
+            .as_ref()
+            .expect("open")
+            .send(job)
+            .expect("the room's thread lives");
         wait.recv().expect("the room's thread lives")
     }
 
     /// Starts an agent as the nucleus would.
     pub fn launch(&self, nucleus: &TestNucleus, clock: &Arc<Clock>) -> Agent {
         let file = |name: &str| {
-            let file = File::options().create(true).append(true).open(self.folder.path().join(name));
+            let file = File::options()
+                .create(true)
+                .append(true)
+                .open(self.folder.path().join(name));
             file.expect("a log file")
         };
         let state = self.folder.path().join("state");
@@ -111,7 +124,10 @@ impl Drop for Room {
 }
 
 /// Starts a program with its clocks set. The calling thread becomes its tracer until then, and its end is the program's.
-#[allow(unsafe_code, reason = "ptrace(2) and prctl(2) have no safe binding in the crates we have; test code only")]
+#[allow(
+    unsafe_code,
+    reason = "ptrace(2) and prctl(2) have no safe binding in the crates we have; test code only"
+)]
 fn start(mut command: Command, clock: &Clock) -> Agent {
     // SAFETY: only system calls without pointers between fork and exec.
     unsafe {
@@ -128,7 +144,10 @@ fn start(mut command: Command, clock: &Clock) -> Agent {
     let mut status = 0;
     // SAFETY: the pointer is to a living integer.
     let waited = unsafe { libc::waitpid(pid, &raw mut status, libc::__WALL) };
-    assert!(waited == pid && libc::WIFSTOPPED(status), "it stands still after exec: {status:#x}");
+    assert!(
+        waited == pid && libc::WIFSTOPPED(status),
+        "it stands still after exec: {status:#x}"
+    );
     let clocks = Planted::plant(child.id(), clock);
     // SAFETY: no pointers; the calling thread is the tracer.
     let detached = unsafe { libc::ptrace(libc::PTRACE_DETACH, pid, 0, 0) };
@@ -168,7 +187,8 @@ impl Agent {
         self.signal(Signal::STOP);
         let stopped = crate::support::site::until(crate::SOON, || {
             let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap_or_default();
-            stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['T', 'Z', 'X']))
+            stat.rsplit_once(") ")
+                .is_none_or(|(_, rest)| rest.starts_with(['T', 'Z', 'X']))
         });
         assert!(stopped, "it stops");
         set();
@@ -201,7 +221,11 @@ impl Agent {
     /// What its file descriptors are, the kinds of them sorted; empty when it has ended.
     pub fn files(&self) -> Vec<String> {
         let folder = std::fs::read_dir(format!("/proc/{}/fd", self.pid()));
-        let links = folder.into_iter().flatten().flatten().filter_map(|entry| std::fs::read_link(entry.path()).ok());
+        let links = folder
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(|entry| std::fs::read_link(entry.path()).ok());
         let mut files: Vec<String> = links.map(|link| link.display().to_string()).collect();
         files.sort();
         files

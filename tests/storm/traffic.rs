@@ -28,7 +28,9 @@ fn stamp() -> u64 {
 }
 
 fn ones_complement_sum(bytes: &[u8]) -> u16 {
-    let words = bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)));
+    let words = bytes
+        .chunks(2)
+        .map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)));
     let mut sum: u32 = words.sum();
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
@@ -263,13 +265,17 @@ impl Arrivals {
     /// Everything of a device that was sent after `since`.
     pub fn of(&self, who: usize, since: Instant) -> Vec<Arrival> {
         let seen = self.seen.lock().expect("arrivals");
-        seen.iter().filter(|arrival| arrival.who == who && arrival.sent > since).copied().collect()
+        seen.iter()
+            .filter(|arrival| arrival.who == who && arrival.sent > since)
+            .copied()
+            .collect()
     }
 
     /// Whether something sent after `since` came by each of these ways.
     pub fn open(&self, who: usize, ways: &[&str], since: Instant) -> bool {
         let arrived = self.of(who, since);
-        ways.iter().all(|way| arrived.iter().filter(|arrival| arrival.way == *way).count() >= 10)
+        ways.iter()
+            .all(|way| arrived.iter().filter(|arrival| arrival.way == *way).count() >= 10)
     }
 }
 
