@@ -9,7 +9,7 @@ TARGET    := $(shell uname -m)-unknown-linux-gnu
 PACKAGED  := target/$(TARGET)/release/edge-warden
 PYTHON    := .venv/bin/python
 
-.PHONY: help setup venv build run demo test cloud-test cloud-package check bench package package-all deploy-local clean
+.PHONY: help setup venv build run demo test storm cloud-test cloud-package check bench package package-all deploy-local clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -56,6 +56,11 @@ test: ## every test: lints, unit, golden, scenario, network namespaces (root), t
 	@if [ -e target/cross-unavailable ]; then echo "NOT TESTED, other architectures: $$(cat target/cross-unavailable)" >&2; \
 	else PROFILE=cross-test ./build.sh aarch64 arm && scripts/as-root.sh cargo test --test cross; fi
 	$(PYTHON) tests/cross/cbor_check.py tests/golden/report
+
+storm: package ## fault storms against the packaged binary; RUNS=20 SECONDS_EACH=30 SEED=... (root)
+	scripts/as-root.sh env EDGE_WARDEN_BINARY=$(CURDIR)/$(PACKAGED) EDGE_WARDEN_STORM_RUNS=$(or $(RUNS),3) \
+	  EDGE_WARDEN_STORM_SECONDS=$(or $(SECONDS_EACH),30) EDGE_WARDEN_STORM_SEED=$(or $(SEED),$(shell date +%s)) \
+	  cargo test --test storm nothing_leaks -- --nocapture
 
 cloud-test: ## the AWS side: its template, its Lambda function against moto, and from an alarm to a cut device (root)
 	cloud/test.sh
