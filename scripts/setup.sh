@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what a fresh Debian or Ubuntu lacks, and nothing when everything is there.
-# Usage: setup.sh [build] [cross] [site] [test] [venv]
+# Usage: setup.sh [build] [cross] [fuzz] [site] [cloud] [test] [venv] [release]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -95,6 +95,14 @@ setup_site() { # what a site of network namespaces is made with
     install_packages "${missing[@]}"
 }
 
+setup_cloud() { # what cloud/package.sh makes the archive with
+    has python3 || install_packages python3-minimal
+}
+
+setup_fuzz() { # libFuzzer is C++
+    has c++ || install_packages g++
+}
+
 setup_test() {
     setup_site
     local missing=()
@@ -110,6 +118,8 @@ setup_test() {
     has udhcpc || [ -x /sbin/udhcpc ] || missing+=(udhcpc)
     has systemd-analyze || missing+=(systemd)
     has openssl || missing+=(openssl)
+    # the agent's system calls are compared with the list of those it may make
+    has strace || missing+=(strace)
     if has mosquitto || [ -x /usr/sbin/mosquitto ]; then
         install_packages "${missing[@]}"
     else
@@ -120,21 +130,29 @@ setup_test() {
 }
 
 setup_venv() {
-    local wanted=tests/cross/requirements.txt stamp=.venv/.installed
-    if [ -f "$stamp" ] && cmp -s "$wanted" "$stamp"; then return; fi
+    local wanted=(tests/cross/requirements.txt cloud/requirements.txt) stamp=.venv/.installed
+    if cmp -s <(cat "${wanted[@]}") "$stamp"; then return; fi
     if ! python3 -m venv --help >/dev/null 2>&1 || ! python3 -c 'import ensurepip' >/dev/null 2>&1; then
         install_packages python3-venv
     fi
-    say "creating .venv with the Python packages the tests check us against"
+    say "creating .venv with the Python packages the tests use"
     rm -rf .venv
     python3 -m venv .venv
-    .venv/bin/pip install --quiet --disable-pip-version-check -r "$wanted"
-    cp "$wanted" "$stamp"
+    .venv/bin/pip install --quiet --disable-pip-version-check "${wanted[@]/#/--requirement=}"
+    cat "${wanted[@]}" > "$stamp"
+}
+
+setup_release() { # what `make release` needs beside the compiler
+    for tool in cargo-deny cargo-cyclonedx; do
+        if has "$tool"; then continue; fi
+        say "installing $tool (compiles for some minutes)"
+        cargo install --quiet --locked "$tool"
+    done
 }
 
 for part in "${@:-build}"; do
     case $part in
-        build | cross | site | test | venv) "setup_$part" ;;
-        *) say "unknown part $part (build, cross, site, test, venv)" >&2; exit 2 ;;
+        build | cross | fuzz | site | cloud | test | venv | release) "setup_$part" ;;
+        *) say "unknown part $part (build, cross, fuzz, site, cloud, test, venv, release)" >&2; exit 2 ;;
     esac
 done

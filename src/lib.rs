@@ -34,3 +34,6 @@ pub mod greengrass;
 pub mod control;
 
 pub mod agent;
+
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;

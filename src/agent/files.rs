@@ -1,7 +1,7 @@
 //! Files the agent keeps: written whole or not at all, never through a link.
 
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// A file that could not be read or written.
@@ -15,6 +15,14 @@ pub enum FileError {
         /// What the system said.
         #[source]
         source: io::Error,
+    },
+    /// The folder is somebody else's: who controls it decides over quarantines.
+    #[error("{path} is {what}; it must be a folder of this user that nobody else can write")]
+    NotOurs {
+        /// The folder.
+        path: PathBuf,
+        /// What it is.
+        what: &'static str,
     },
     /// Reading failed (an absent file is no error).
     #[error("cannot read {path}")]
@@ -52,6 +60,27 @@ pub fn make_folder(folder: &Path) -> Result<(), FileError> {
             path: folder.to_owned(),
             source,
         })
+}
+
+/// Make `folder` as [`make_folder`] does, and see that it is ours alone.
+///
+/// # Errors
+/// [`FileError::Folder`], [`FileError::NotOurs`].
+pub fn make_own_folder(folder: &Path) -> Result<(), FileError> {
+    make_folder(folder)?;
+    let metadata = std::fs::metadata(folder).map_err(|source| FileError::Folder {
+        path: folder.to_owned(),
+        source,
+    })?;
+    let what = if metadata.uid() != rustix::process::geteuid().as_raw() {
+        "another user's"
+    } else if metadata.mode() & 0o022 != 0 {
+        "writable for others"
+    } else {
+        return Ok(());
+    };
+    let path = folder.to_owned();
+    Err(FileError::NotOurs { path, what })
 }
 
 /// The content of `path`; `None` when there is no such file.

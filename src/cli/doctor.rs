@@ -8,7 +8,7 @@ use edge_warden::collect::{HostCollector, HostPaths, HostSample, InterfaceSelect
 use edge_warden::config::STATE_DIR_DEFAULT;
 use edge_warden::firewall;
 use edge_warden::greengrass::sdk;
-use edge_warden::sandbox::{self, Files};
+use edge_warden::sandbox::{self, Calls, Files};
 use serde::Serialize;
 
 use super::{Exit, args, printable};
@@ -52,6 +52,7 @@ pub fn run(arguments: &args::Doctor) -> anyhow::Result<Exit> {
         nucleus(),
         limits(),
         least_privilege(),
+        system_calls(),
         state_dir(Path::new(STATE_DIR_DEFAULT)),
         socket_dir(),
     ]);
@@ -234,6 +235,19 @@ fn nucleus() -> Finding {
         format!("not started by a nucleus ({} not set)", missing.join(", ")),
         "nothing is published from here; deploy the component, or use run --standalone DIR",
     )
+}
+
+/// Whether `run` can have the kernel end it on a system call it never makes.
+fn system_calls() -> Finding {
+    match sandbox::syscalls::possible() {
+        Calls::Restricted { allowed } => works("system calls", format!("{allowed} are allowed, by seccomp")),
+        Calls::Unavailable | Calls::Off => lacks(
+            "system calls",
+            State::Limited,
+            "not restricted: this kernel has no seccomp filters, or there is no list for this processor",
+            "an agent somebody broke into could ask the kernel for anything its other limits leave open",
+        ),
+    }
 }
 
 /// What `run` gives up on this kernel; nothing is given up here.

@@ -5,15 +5,16 @@ use std::path::Path;
 use anyhow::Context;
 use edge_warden::agent::{Helper, serve_custom_metrics};
 use edge_warden::config::Config;
+use edge_warden::sandbox::{self, Needs};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::filter::LevelFilter;
 
-use super::{Exit, logging};
+use super::{Exit, logging, privileges};
 
 /// The word that leads here.
 pub const WORD: &str = "measure-custom";
 
-/// Start it, if `config` needs it or is not known yet. Before privileges are given up, which it keeps.
+/// Start it, if `config` needs it or is not known yet. Before privileges are given up, of which it keeps others.
 pub fn start(config: Option<&Config>, state_dir: &Path) -> Option<Helper> {
     let needed = |config: &Config| config.custom_metrics.iter().any(|metric| metric.source.is_of_host());
     if !config.is_none_or(needed) {
@@ -34,7 +35,7 @@ pub fn start(config: Option<&Config>, state_dir: &Path) -> Option<Helper> {
 
 /// Answer the agent until it ends.
 pub fn run(state_dir: &Path) -> anyhow::Result<Exit> {
-    rustix::thread::set_no_new_privs(true).context("no_new_privs cannot be set")?;
+    sandbox::keep(&Needs::of_measuring(privileges::of_another_user(state_dir)))?;
     logging::start(LevelFilter::WARN, false);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -55,7 +55,8 @@ fn absolute(path: &Path) -> PathBuf {
     path.canonicalize().unwrap_or_else(|_| path.to_owned())
 }
 
-fn of_another_user(path: &Path) -> bool {
+/// Whether what is at this path belongs to somebody else.
+pub fn of_another_user(path: &Path) -> bool {
     path.metadata()
         .is_ok_and(|found| found.uid() != rustix::process::geteuid().as_raw())
 }

@@ -1,6 +1,7 @@
 //! `edge-warden run`: put the agent together and let it run.
 
 use std::fs::{File, TryLockError};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
@@ -156,7 +157,7 @@ fn begin_standalone(dir: &Path, arguments: &args::Run, clock: SystemClock) -> an
         None => Config::default(),
     };
     detecting::load(&config).map_err(|error| invalid_profiles(&error))?;
-    files::make_folder(dir)?;
+    files::make_own_folder(dir)?;
     let log = logging::start(filter_of(config.log.level), config.log.format == LogFormat::Json);
     let state_dir = dir.join("state");
     if config.quarantine.boot_unit {
@@ -359,6 +360,8 @@ pub fn lock(state_dir: &Path) -> anyhow::Result<File> {
         .create(true)
         .truncate(false)
         .write(true)
+        .mode(0o600)
+        .custom_flags(i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or(0))
         .open(&path)
         .with_context(|| format!("cannot open {}", path.display()))?;
     match file.try_lock() {
@@ -378,7 +381,7 @@ pub fn enforce_stored(
     state_dir: &Path,
     clock: &SystemClock,
 ) -> anyhow::Result<(Warden, HostSample, File)> {
-    files::make_folder(state_dir)?;
+    files::make_own_folder(state_dir)?;
     let alone = lock(state_dir)?;
     let sample = HostCollector::new(HostPaths::default()).collect();
     let warden = Warden::begin(config, core, state_dir, &boot_id(), &sample, now(clock))?;

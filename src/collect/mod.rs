@@ -25,6 +25,12 @@ pub use crate::netlink::Drained;
 pub use distinct::Distinct;
 pub use error::{CollectError, Note};
 pub use interfaces::{Interface, InterfaceAddress, InterfaceSelection};
+#[cfg(any(test, fuzzing))]
+pub(crate) use proc_net::fuzz as fuzz_proc_net;
+#[cfg(any(test, fuzzing))]
+pub(crate) use rtnetlink::fuzz as fuzz_rtnetlink;
+#[cfg(any(test, fuzzing))]
+pub(crate) use sock_diag::fuzz as fuzz_sock_diag;
 pub use sockets::{Socket, SocketState, SocketTable};
 
 use crate::model::{Connection, Counters, ListeningPort, Measured, Missing, Reason};

@@ -266,6 +266,14 @@ fn decode(
     }
 }
 
+/// For `fuzz/`: one message of a dump or a notification.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(kind: u16, body: &[u8]) {
+    let names: HashMap<u32, String> = (1..=4).map(|index| (index, format!("eth{index}"))).collect();
+    let (header, attributes) = OpGetneighDump::decode_reply(body);
+    let _ = decode(kind, &header, &attributes, &names);
+}
+
 /// Reads `/proc/net/arp` of the calling thread's network namespace, below `proc`. IPv4 only, and freshness is not told.
 ///
 /// # Errors

@@ -234,3 +234,17 @@ const LONGEST_LINE: u64 = 64 * 1024;
 fn read_line(table: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<usize> {
     io::Read::take(table, LONGEST_LINE).read_until(b'\n', line)
 }
+
+/// For `fuzz/`: every row reader, and the tables around them.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(data: &[u8]) {
+    let _ = (tcp_row(data), udp_row(data), interface(data), default_route_v6(data));
+    for read in [
+        |row: &[u8]| tcp_row(row).map(drop),
+        |row: &[u8]| udp_row(row).map(drop),
+        |row: &[u8]| interface(row).map(drop),
+        |row: &[u8]| default_route_v6(row).map(drop),
+    ] {
+        let _ = rows_of(data, "fuzz", &[], &mut Vec::new(), read);
+    }
+}

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use netlink_bindings::utils::ErrorContext;
 use netlink_bindings::{rt_addr, rt_link, rt_route};
 
 use super::error::{CollectError, Note, Skipped};
@@ -107,41 +108,54 @@ fn link(header: &rt_link::Ifinfomsg, attributes: &rt_link::IterableLinkAttrs<'_>
 fn addresses(notes: &mut Vec<Note>) -> Result<BTreeMap<u32, Vec<InterfaceAddress>>, CollectError> {
     type Found = (BTreeMap<u32, Vec<InterfaceAddress>>, Skipped);
     let request = rt_addr::Request::new().op_getaddr_dump(&rt_addr::Ifaddrmsg::default());
-    let ((found, skipped), end) = dump(ADDRESSES, &request, |found: &mut Found, (header, attributes)| {
-        // On a point-to-point link IFA_ADDRESS is the peer and IFA_LOCAL the host; else they are equal, and IPv6
-        // sends IFA_ADDRESS alone (linux/if_addr.h).
-        match attributes.get_local().or_else(|_| attributes.get_address()) {
-            Ok(address) => found.0.entry(header.ifa_index).or_default().push(InterfaceAddress {
-                address,
-                prefix_length: header.ifa_prefixlen,
-            }),
+    let ((found, skipped), end) = dump(
+        ADDRESSES,
+        &request,
+        |found: &mut Found, (header, attributes)| match address(&header, &attributes) {
+            Ok(address) => found.0.entry(header.ifa_index).or_default().push(address),
             Err(why) => found.1.add(why),
-        }
-    })?;
+        },
+    )?;
     skipped.note(ADDRESSES, notes);
     settle(ADDRESSES, end, notes);
     Ok(found)
+}
+
+fn address(
+    header: &rt_addr::Ifaddrmsg,
+    attributes: &rt_addr::IterableAddrAttrs<'_>,
+) -> Result<InterfaceAddress, ErrorContext> {
+    // On a point-to-point link IFA_ADDRESS is the peer and IFA_LOCAL the host; else they are equal, and IPv6 sends
+    // IFA_ADDRESS alone (linux/if_addr.h).
+    Ok(InterfaceAddress {
+        address: attributes.get_local().or_else(|_| attributes.get_address())?,
+        prefix_length: header.ifa_prefixlen,
+    })
 }
 
 /// The interfaces default routes leave by, in any routing table, both families.
 fn default_routes(notes: &mut Vec<Note>) -> Result<BTreeSet<u32>, CollectError> {
     let request = rt_route::Request::new().op_getroute_dump(&rt_route::Rtmsg::default());
     let (found, end) = dump(ROUTES, &request, |found: &mut BTreeSet<u32>, (header, attributes)| {
-        // Routes that refuse (unreachable, blackhole, prohibit) lead nowhere.
-        if header.rtm_dst_len != 0 || header.rtm_type != RTN_UNICAST || !is_ip(header.rtm_family) {
-            return;
-        }
-        // IPv6 multicast routes of an interface are ff00::/8; a zero-length prefix with an address would be senseless.
-        if attributes.get_dst().is_ok_and(|to| !to.is_unspecified()) {
-            return;
-        }
-        found.extend(attributes.get_oif().ok());
-        if let Ok(hops) = attributes.get_multipath() {
-            next_hops(hops, found);
-        }
+        default_route(&header, &attributes, found);
     })?;
     settle(ROUTES, end, notes);
     Ok(found)
+}
+
+fn default_route(header: &rt_route::Rtmsg, attributes: &rt_route::IterableRouteAttrs<'_>, found: &mut BTreeSet<u32>) {
+    // Routes that refuse (unreachable, blackhole, prohibit) lead nowhere.
+    if header.rtm_dst_len != 0 || header.rtm_type != RTN_UNICAST || !is_ip(header.rtm_family) {
+        return;
+    }
+    // IPv6 multicast routes of an interface are ff00::/8; a zero-length prefix with an address would be senseless.
+    if attributes.get_dst().is_ok_and(|to| !to.is_unspecified()) {
+        return;
+    }
+    found.extend(attributes.get_oif().ok());
+    if let Ok(hops) = attributes.get_multipath() {
+        next_hops(hops, found);
+    }
 }
 
 const RTN_UNICAST: u8 = 1;
@@ -156,6 +170,27 @@ fn next_hops(mut rest: &[u8], found: &mut BTreeSet<u32>) {
         found.insert(u32::from_ne_bytes([i0, i1, i2, i3]));
         let length = usize::from(u16::from_ne_bytes([l0, l1])).next_multiple_of(4).max(8);
         rest = rest.get(length..).unwrap_or_default();
+    }
+}
+
+/// For `fuzz/`: one message of a dump, by its type (linux/rtnetlink.h).
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(kind: u16, body: &[u8]) {
+    use netlink_bindings::traits::NetlinkRequest;
+    match kind {
+        16 => {
+            let (header, attributes) = rt_link::OpGetlinkDump::decode_reply(body);
+            let _ = link(&header, &attributes);
+        }
+        20 => {
+            let (header, attributes) = rt_addr::OpGetaddrDump::decode_reply(body);
+            let _ = address(&header, &attributes);
+        }
+        24 => {
+            let (header, attributes) = rt_route::OpGetrouteDump::decode_reply(body);
+            default_route(&header, &attributes, &mut BTreeSet::new());
+        }
+        _ => {}
     }
 }
 

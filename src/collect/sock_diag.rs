@@ -48,12 +48,9 @@ fn family(transport: Transport, family: u8, notes: &mut Vec<Note>) -> Result<Vec
         dump(
             &origin,
             &request,
-            |found: &mut (Vec<Socket>, Skipped), (message, _)| match ends(&message) {
-                Some((local, remote)) if message.family == family => {
-                    let bound_to = message.sockid.r#if;
-                    found.0.extend(transport.admit(message.state, local, remote, bound_to));
-                }
-                _ => found.1.add(format!("a socket of family {}", message.family)),
+            |found: &mut (Vec<Socket>, Skipped), (message, _)| match socket(transport, family, &message) {
+                Ok(admitted) => found.0.extend(admitted),
+                Err(why) => found.1.add(why),
             },
         )?;
     skipped.note(&origin, notes);
@@ -61,6 +58,29 @@ fn family(transport: Transport, family: u8, notes: &mut Vec<Note>) -> Result<Vec
         notes.push(Note::Unsteady(origin));
     }
     Ok(sockets)
+}
+
+/// One row: a socket a report needs, or one it does not.
+fn socket(transport: Transport, family: u8, message: &Msg) -> Result<Option<Socket>, String> {
+    match ends(message) {
+        Some((local, remote)) if message.family == family => {
+            Ok(transport.admit(message.state, local, remote, message.sockid.r#if))
+        }
+        _ => Err(format!("a socket of family {}", message.family)),
+    }
+}
+
+/// For `fuzz/`: one row as the kernel sends it.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(body: &[u8]) {
+    use netlink_bindings::traits::NetlinkRequest;
+    let (message, _) = netlink_bindings::inet_diag::OpTcpDiagDump::decode_reply(body);
+    for transport in [Transport::Tcp, Transport::Udp] {
+        let _ = (
+            socket(transport, AF_INET, &message),
+            socket(transport, AF_INET6, &message),
+        );
+    }
 }
 
 /// Local and remote end; `None` for a family that is not IP.

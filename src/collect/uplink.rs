@@ -125,6 +125,12 @@ fn name_servers(text: &str) -> BTreeSet<IpAddr> {
         .collect()
 }
 
+/// For `fuzz/`.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(text: &str) {
+    let _ = (routes_v4(text), routes_v6(text), name_servers(text));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

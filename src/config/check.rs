@@ -8,14 +8,14 @@ use serde_json::Value;
 use super::choice::Choice;
 use super::devices;
 use super::effective::{
-    Config, Detect, Discovery, Lan, LeaseFile, Log, MAX_BROKER_PORTS, Quarantine, QuarantineShadow, Report,
+    Config, Detect, Discovery, Lan, LeaseFile, Log, MAX_BROKER_PORTS, Quarantine, QuarantineShadow, Report, Sandbox,
 };
 use super::metric_checks;
 use super::problem::{ConfigError, Place, Problems};
 use super::profiles::{self, ProfileFiles};
 use super::raw::{
     Included, RawConfig, RawDetect, RawDiscovery, RawLan, RawLeaseFile, RawLists, RawLog, RawQuarantine, RawReport,
-    RawShadow,
+    RawSandbox, RawShadow,
 };
 use super::sections::read_item;
 use super::values::{AutoOr, InterfaceName, Mode, Protected, ShadowName, ThingNameTemplate};
@@ -28,6 +28,8 @@ const INTERVAL_SECONDS_MAX: u32 = 86_400;
 const MAX_BYTES: std::ops::RangeInclusive<u32> = 1000..=131_072;
 /// Allowed `quarantine.maxEdgeQuarantines`.
 const MAX_EDGE_QUARANTINES: std::ops::RangeInclusive<u16> = 1..=10_000;
+/// Allowed `quarantine.edgeSeconds`: up to a year.
+const EDGE_SECONDS: std::ops::RangeInclusive<u32> = 0..=31_536_000;
 /// The most entries of `discovery.leases`.
 const MAX_LEASES: usize = 64;
 /// The most entries of `quarantine.protected`.
@@ -51,6 +53,7 @@ impl RawConfig {
             state_dir,
             include,
             log,
+            sandbox,
             included,
             profile_files,
             main_file,
@@ -90,6 +93,7 @@ impl RawConfig {
                 _ => Vec::new(),
             },
             log: check_log(log.unwrap_or_default(), found),
+            sandbox: check_sandbox(sandbox.unwrap_or_default(), found),
         };
         if problems.is_empty() {
             Ok(config)
@@ -304,6 +308,10 @@ fn check_quarantine(raw: RawQuarantine, included: &[Included], problems: &mut Pr
                 }
             })
             .unwrap_or(default.max_edge_quarantines),
+        edge_seconds: raw
+            .edge_seconds
+            .and_then(|value| problems.integer(&place.child("edgeSeconds"), &value, EDGE_SECONDS))
+            .unwrap_or(default.edge_seconds),
         table_ownership: choice(problems, &place, "tableOwnership", raw.table_ownership),
         broker_ports: raw
             .broker_ports
@@ -358,5 +366,12 @@ fn check_log(raw: RawLog, problems: &mut Problems) -> Log {
     Log {
         level: choice(problems, &place, "level", raw.level),
         format: choice(problems, &place, "format", raw.format),
+    }
+}
+
+fn check_sandbox(raw: RawSandbox, problems: &mut Problems) -> Sandbox {
+    let place = Place::document(None).child("sandbox");
+    Sandbox {
+        seccomp: choice(problems, &place, "seccomp", raw.seccomp),
     }
 }

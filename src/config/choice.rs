@@ -127,6 +127,16 @@ choice! {
     }
 }
 choice! {
+    /// Whether system calls that are not on the agent's list end it (seccomp(2)).
+    Seccomp {
+        /// Where the kernel and the processor allow.
+        #[default]
+        Auto = "auto",
+        /// Never; for an emergency.
+        Off = "off",
+    }
+}
+choice! {
     /// The least important line that is logged.
     LogLevel {
         /// Something does not work.

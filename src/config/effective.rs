@@ -9,8 +9,8 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::choice::{
-    Enforcement, LeaseFormat, LogFormat, LogLevel, Posture, ReportFormat, ReportNames, ShadowSource, TableOwnership,
-    UnknownDevices,
+    Enforcement, LeaseFormat, LogFormat, LogLevel, Posture, ReportFormat, ReportNames, Seccomp, ShadowSource,
+    TableOwnership, UnknownDevices,
 };
 use super::metrics::CustomMetric;
 use super::profiles::Profile;
@@ -31,8 +31,8 @@ pub const STATE_DIR_DEFAULT: &str = "/var/lib/edge-warden";
 pub const MAX_DEVICES: usize = 10_000;
 /// The most entries of `quarantine.brokerPorts`.
 pub const MAX_BROKER_PORTS: usize = 16;
-/// Keys that need a new process: the state in the old directory is open and locked.
-pub const RESTART_KEYS: &[&str] = &["stateDir"];
+/// Keys that need a new process: the state in the old directory is open and locked, and a filter is never lifted.
+pub const RESTART_KEYS: &[&str] = &["stateDir", "sandbox.seccomp"];
 
 /// A valid configuration: made by [`super::RawConfig::check`] or [`Config::default`]. Each key is explained in
 /// docs/configuration.md.
@@ -61,6 +61,8 @@ pub struct Config {
     pub include: Vec<String>,
     /// Logging.
     pub log: Log,
+    /// What the agent denies itself.
+    pub sandbox: Sandbox,
 }
 
 /// `report`
@@ -151,6 +153,8 @@ pub struct Quarantine {
     pub protected: Vec<Protected>,
     /// How many things detection may cut off at once and per hour.
     pub max_edge_quarantines: AutoOr<NonZeroU16>,
+    /// How long an alarm's quarantine lasts at the most, seconds; 0: as long as nobody ends it.
+    pub edge_seconds: u32,
     /// Whether the kernel guards our tables.
     pub table_ownership: TableOwnership,
     /// The core's broker ports a thing in `remediate` may reach; not empty, each once.
@@ -181,6 +185,14 @@ pub struct Log {
     pub format: LogFormat,
 }
 
+/// `sandbox`
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Sandbox {
+    /// Whether system calls the agent never makes end it.
+    pub seccomp: Seccomp,
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -195,6 +207,7 @@ impl Default for Config {
             state_dir: PathBuf::from(STATE_DIR_DEFAULT),
             include: Vec::new(),
             log: Log::default(),
+            sandbox: Sandbox::default(),
         }
     }
 }
@@ -238,6 +251,7 @@ impl Default for Quarantine {
             shadow: QuarantineShadow::default(),
             protected: Vec::new(),
             max_edge_quarantines: AutoOr::Auto,
+            edge_seconds: 0,
             table_ownership: TableOwnership::default(),
             broker_ports: NonZeroU16::new(BROKER_PORTS_DEFAULT).into_iter().collect(),
             boot_unit: false,

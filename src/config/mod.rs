@@ -23,13 +23,13 @@ mod sections;
 mod values;
 
 pub use choice::{
-    Enforcement, LeaseFormat, LogFormat, LogLevel, OnAlarm, Posture, ReportFormat, ReportNames, ShadowSource,
+    Enforcement, LeaseFormat, LogFormat, LogLevel, OnAlarm, Posture, ReportFormat, ReportNames, Seccomp, ShadowSource,
     TableOwnership, UnknownDevices,
 };
 pub use effective::{
     BROKER_PORTS_DEFAULT, Config, Detect, Device, Discovery, INTERVAL_SECONDS_DEFAULT, Lan, LeaseFile, Log,
     MAX_BROKER_PORTS, MAX_DEVICES, Quarantine, QuarantineShadow, RESTART_KEYS, Report, SAMPLE_SECONDS_DEFAULT,
-    SHADOW_NAME_DEFAULT, STATE_DIR_DEFAULT,
+    SHADOW_NAME_DEFAULT, STATE_DIR_DEFAULT, Sandbox,
 };
 pub use file::{MAX_FILE_BYTES, MAX_INCLUDES, load_component, load_file, named_files, read_limited};
 pub use metrics::{
@@ -40,7 +40,7 @@ pub use problem::{ConfigError, MAX_PROBLEMS, Problem, Problems};
 pub use profiles::{MAX_PROFILES, Profile, load_profile};
 pub use raw::{
     RawConfig, RawCustomMetric, RawDetect, RawDevice, RawDiscovery, RawLan, RawLeaseFile, RawLog, RawProfile,
-    RawQuarantine, RawReport, RawShadow,
+    RawQuarantine, RawReport, RawSandbox, RawShadow,
 };
 pub use sections::keys;
 pub use values::{

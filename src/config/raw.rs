@@ -40,6 +40,8 @@ pub struct RawConfig {
     pub include: Option<Value>,
     /// See [`super::Log`].
     pub log: Option<RawLog>,
+    /// See [`super::Sandbox`].
+    pub sandbox: Option<RawSandbox>,
     /// What the included files add, once resolved.
     #[serde(skip)]
     pub(super) included: Vec<Included>,
@@ -168,6 +170,7 @@ pub struct RawQuarantine {
     pub shadow: Option<RawShadow>,
     pub protected: Option<Value>,
     pub max_edge_quarantines: Option<Value>,
+    pub edge_seconds: Option<Value>,
     pub table_ownership: Option<Value>,
     pub broker_ports: Option<Value>,
     pub boot_unit: Option<Value>,
@@ -192,6 +195,14 @@ pub struct RawShadow {
 pub struct RawLog {
     pub level: Option<Value>,
     pub format: Option<Value>,
+}
+
+/// `sandbox`
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[allow(missing_docs, reason = "each key is documented at super::Sandbox")]
+pub struct RawSandbox {
+    pub seccomp: Option<Value>,
 }
 
 /// What an included file may hold: lists, which are appended to those of the main configuration.

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use super::problem::{Place, Problems, similar};
 use super::raw::{
     RawConfig, RawCustomMetric, RawDetect, RawDetectLists, RawDevice, RawDiscovery, RawDiscoveryLists, RawLan,
-    RawLeaseFile, RawLists, RawLog, RawProfile, RawQuarantine, RawQuarantineLists, RawReport, RawShadow,
+    RawLeaseFile, RawLists, RawLog, RawProfile, RawQuarantine, RawQuarantineLists, RawReport, RawSandbox, RawShadow,
 };
 
 /// A mapping of the configuration: its dotted path ("" for the whole) and the names of its keys.
@@ -23,6 +23,7 @@ const SECTIONS: &[Section] = &[
     ("quarantine", fields::<RawQuarantine>),
     ("quarantine.shadow", fields::<RawShadow>),
     ("log", fields::<RawLog>),
+    ("sandbox", fields::<RawSandbox>),
 ];
 
 /// The mappings that are items of a list, by the path of the list.

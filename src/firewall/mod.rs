@@ -27,12 +27,33 @@ pub use nftables::{NftablesFirewall, Ownership, TableOwnership, render};
 pub use observe::ObserveOnly;
 pub use policy::{Isolated, Lan, Policy, PolicyError, Posture};
 pub use probe::{Feature, Lack, probe};
+#[cfg(any(test, fuzzing))]
+pub(crate) use sever::fuzz as fuzz_sever;
 pub use sever::{Severed, sever};
 pub use table::Family;
 pub use watch::{Change, LinkWatch, Noticed, Watch};
 
 use crate::model::{MacAddress, UnixTime};
 pub use crate::netlink::NetlinkError;
+
+/// For `fuzz/`: a datagram of nf_tables' messages, against the tables of a small site.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz_nftables(datagram: &[u8]) {
+    use std::sync::LazyLock;
+    static WANTED: LazyLock<Vec<table::Table>> = LazyLock::new(|| {
+        let policy = Policy {
+            lan: Lan {
+                bridges: ["br0".to_owned()].into(),
+                interfaces: ["eth1".to_owned()].into(),
+                ..Lan::default()
+            },
+            ..Policy::default()
+        };
+        build::tables(&policy, UnixTime::from_seconds(1_795_370_400))
+    });
+    readback::fuzz(datagram, &WANTED);
+    watch::fuzz(datagram);
+}
 
 /// Something that can cut devices off.
 pub trait Firewall {

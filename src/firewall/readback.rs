@@ -55,20 +55,21 @@ pub(crate) fn elements(
     netlink.dump(
         "read elements",
         &request,
-        |all: &mut BTreeMap<Vec<u8>, Held>, answer| {
-            let body = answer.body.get(4..).unwrap_or_default();
-            for (_, element) in attributes(attribute(body, 3).unwrap_or_default()) {
-                let key = attribute(element, 1).and_then(|key| attribute(key, 1));
-                if let Some(key) = key {
-                    let held = Held {
-                        counted: counted(element),
-                        expires_ms: attribute(element, 5).and_then(be64),
-                    };
-                    all.insert(key.to_vec(), held);
-                }
-            }
-        },
+        |all: &mut BTreeMap<Vec<u8>, Held>, answer| add_elements(answer.body.get(4..).unwrap_or_default(), all),
     )
+}
+
+fn add_elements(body: &[u8], all: &mut BTreeMap<Vec<u8>, Held>) {
+    for (_, element) in attributes(attribute(body, 3).unwrap_or_default()) {
+        let key = attribute(element, 1).and_then(|key| attribute(key, 1));
+        if let Some(key) = key {
+            let held = Held {
+                counted: counted(element),
+                expires_ms: attribute(element, 5).and_then(be64),
+            };
+            all.insert(key.to_vec(), held);
+        }
+    }
 }
 
 /// Packets and bytes of the counter in an element's or rule's expression.
@@ -90,13 +91,16 @@ fn counter_values(expression: &[u8]) -> Option<(u64, u64)> {
 pub(crate) fn rule_counters(netlink: &mut Socket, family: Family, name: &str) -> Result<(u64, u64), NetlinkError> {
     let message = encode::dump(encode::GETRULE, family, Some(name), None);
     netlink.dump("read rule counters", &message, |sum: &mut (u64, u64), answer| {
-        let body = answer.body.get(4..).unwrap_or_default();
-        for (_, expression) in attributes(attribute(body, 4).unwrap_or_default()) {
-            if let (Some(_), Some((packets, bytes))) = (attribute(body, 1), counter_values(expression)) {
-                *sum = (sum.0.saturating_add(packets), sum.1.saturating_add(bytes));
-            }
-        }
+        add_counters(answer.body.get(4..).unwrap_or_default(), sum);
     })
+}
+
+fn add_counters(body: &[u8], sum: &mut (u64, u64)) {
+    for (_, expression) in attributes(attribute(body, 4).unwrap_or_default()) {
+        if let (Some(_), Some((packets, bytes))) = (attribute(body, 1), counter_values(expression)) {
+            *sum = (sum.0.saturating_add(packets), sum.1.saturating_add(bytes));
+        }
+    }
 }
 
 /// The whole table, or `None` when there is none.
@@ -321,4 +325,41 @@ fn is_nest(bytes: &[u8]) -> bool {
         rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
     }
     true
+}
+
+/// For `fuzz/`: a dump of tables, chains, sets, elements and rules, whatever they are called, read and compared as the
+/// agent does; `wanted` is what it would have written.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(datagram: &[u8], wanted: &[Table]) {
+    let mut held = HeldTable::default();
+    crate::netlink::fuzz(datagram, |message| {
+        let body = message.body.get(4..).unwrap_or_default();
+        match message.kind & 0xff {
+            // NFT_MSG_NEWTABLE, NEWCHAIN, NEWRULE, NEWSET, NEWSETELEM (linux/netfilter/nf_tables.h)
+            0 => held.flags = attribute(body, 2).and_then(be32).unwrap_or_default(),
+            3 => {
+                let name = attribute(body, 3).map(text).unwrap_or_default();
+                held.chains.insert(name, body.to_vec());
+            }
+            6 => {
+                let chain = attribute(body, 2).map(text).unwrap_or_default();
+                let expressions = attribute(body, 4).unwrap_or_default().to_vec();
+                held.rules.entry(chain).or_default().push(expressions);
+                add_counters(body, &mut (0, 0));
+            }
+            9 => {
+                let name = attribute(body, 2).map(text).unwrap_or_default();
+                held.sets.insert(name, body.to_vec());
+            }
+            12 => {
+                let set = attribute(body, 2).map(text).unwrap_or_default();
+                add_elements(body, held.elements.entry(set).or_default());
+            }
+            _ => {}
+        }
+    });
+    for table in wanted {
+        let _ = (held.structural_differences(table), held.element_differences(table));
+    }
+    let _ = summary(&[(Family::Bridge, held)]);
 }

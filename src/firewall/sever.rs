@@ -84,14 +84,7 @@ fn close_sockets(
 ) -> Result<(), NetlinkError> {
     let request = diag_request(SOCK_DIAG_BY_FAMILY, family, protocol, &[0; SOCKET_ID]);
     let ids = diag.dump("list sockets", &request, |ids: &mut Vec<Vec<u8>>, answer| {
-        // struct inet_diag_msg: family, state, timer, retrans, then the socket id.
-        let Some(id) = answer.body.get(4..4 + SOCKET_ID) else {
-            return;
-        };
-        let peer = id.get(20..36).and_then(|bytes| peer(family, bytes));
-        if peer.is_some_and(|peer| addresses.contains(&peer)) {
-            ids.push(id.to_vec());
-        }
+        ids.extend(socket_with(family, addresses, answer.body).map(<[u8]>::to_vec));
     })?;
     for id in ids {
         let mut message = diag_request(SOCK_DESTROY, family, protocol, &id);
@@ -104,6 +97,14 @@ fn close_sockets(
         }
     }
     Ok(())
+}
+
+/// The id of the socket, when it is with one of these addresses.
+fn socket_with<'a>(family: u8, addresses: &BTreeSet<IpAddr>, body: &'a [u8]) -> Option<&'a [u8]> {
+    // struct inet_diag_msg: family, state, timer, retrans, then the socket id.
+    let id = body.get(4..4 + SOCKET_ID)?;
+    let peer = peer(family, id.get(20..36)?)?;
+    addresses.contains(&peer).then_some(id)
 }
 
 /// `struct inet_diag_req_v2`.
@@ -142,20 +143,7 @@ fn forget_flows(
         what: "list flows".to_owned(),
     };
     let flows = conntrack.dump("list flows", &request, |flows: &mut Vec<Vec<u8>>, answer| {
-        let body = answer.body.get(4..).unwrap_or_default();
-        let (original, reply) = (attribute(body, 1), attribute(body, 2));
-        let named = [original, reply].into_iter().flatten().flat_map(tuple_addresses);
-        if named.into_iter().any(|address| addresses.contains(&address)) {
-            let mut delete = Attributes::netfilter(family, 0);
-            if let Some(original) = original {
-                delete.nest(1, |tuple| tuple.0.extend(original));
-            }
-            // With the id, a new flow of the same addresses and ports is not hit.
-            if let Some(id) = attribute(body, 12).and_then(be32) {
-                delete.be32(12, id);
-            }
-            flows.push(delete.0);
-        }
+        flows.extend(deletion(family, addresses, answer.body.get(4..).unwrap_or_default()));
     })?;
     for body in flows {
         let message = Message {
@@ -171,6 +159,34 @@ fn forget_flows(
         }
     }
     Ok(())
+}
+
+/// The order to delete this flow, when it is with one of these addresses.
+fn deletion(family: u8, addresses: &BTreeSet<IpAddr>, body: &[u8]) -> Option<Vec<u8>> {
+    let (original, reply) = (attribute(body, 1), attribute(body, 2));
+    let mut named = [original, reply].into_iter().flatten().flat_map(tuple_addresses);
+    if !named.any(|address| addresses.contains(&address)) {
+        return None;
+    }
+    let mut delete = Attributes::netfilter(family, 0);
+    if let Some(original) = original {
+        delete.nest(1, |tuple| tuple.0.extend(original));
+    }
+    // With the id, a new flow of the same addresses and ports is not hit.
+    if let Some(id) = attribute(body, 12).and_then(be32) {
+        delete.be32(12, id);
+    }
+    Some(delete.0)
+}
+
+/// For `fuzz/`: rows of sockets and flows; those with the address named here are closed.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(body: &[u8]) {
+    let addresses = BTreeSet::from([IpAddr::from([10, 0, 0, 5]), IpAddr::from([0_u16; 8])]);
+    for family in [AF_INET, AF_INET6] {
+        let _ = socket_with(family, &addresses, body);
+        let _ = deletion(family, &addresses, body.get(4..).unwrap_or_default());
+    }
 }
 
 /// Source and destination in a `CTA_TUPLE_*` attribute.

@@ -180,6 +180,14 @@ fn judge_link(message: Received<'_>) -> Option<Change> {
     })
 }
 
+/// For `fuzz/`: a datagram of notifications.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(datagram: &[u8]) {
+    crate::netlink::fuzz(datagram, |message| {
+        let _ = (judge(message, &BTreeSet::from([1])), judge_link(message));
+    });
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

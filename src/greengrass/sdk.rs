@@ -28,6 +28,8 @@ mod raw;
 mod read;
 
 use raw::{Sink, Subscription, describe, raw_call, raw_connect, raw_subscribe, start_receiving};
+#[cfg(any(test, fuzzing))]
+pub(crate) use read::fuzz;
 use read::{Source, find, text, to_value};
 
 /// Longest string the SDK's objects can hold: their length is a `u16` (`csrc/object.c`, `gg_obj_buf`).

@@ -24,6 +24,15 @@ use std::os::fd::OwnedFd;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, netlink, socket_with};
 
+/// For `fuzz/`: a datagram as it comes, as the answer to request 1 and as notifications.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(datagram: &[u8], mut each: impl FnMut(Received<'_>)) {
+    socket::fuzz(datagram);
+    for message in message::messages(datagram).map_while(Result::ok) {
+        each(message);
+    }
+}
+
 /// The parts of the kernel we talk to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Protocol {

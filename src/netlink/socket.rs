@@ -254,6 +254,12 @@ fn walk(
     Ok(None)
 }
 
+/// For `fuzz/`: a block as the answer to request 1.
+#[cfg(any(test, fuzzing))]
+pub(super) fn fuzz(block: &[u8]) {
+    let _ = walk(block, 1, &mut Dump::Steady, &mut |_: Received<'_>| {});
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

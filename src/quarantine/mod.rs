@@ -26,11 +26,13 @@ mod stored;
 
 pub use audit::{AuditError, AuditLog};
 pub use cause::{Cause, CauseKey, Posture, ShadowRef};
-pub use decision::{Bound, Decision, Enforcement, Refusal, Subject, Verdict, decide, held_until_kept};
+pub use decision::{Bound, Decision, Enforcement, Hold, Refusal, Subject, Verdict, decide, held_until_kept};
 pub use event::{Alarm, AuditEntry, Effect, Event};
 pub use rails::{EdgeCap, Identity, Protected, Rails};
 pub use shadow::{DesiredQuarantine, ShadowDocument, ShadowDocumentError, ShadowReading, rfc3339};
 pub use state::Quarantine;
 pub use status::{Enforced, Held, Standing, StatusReporter};
+#[cfg(any(test, fuzzing))]
+pub(crate) use store::fuzz as fuzz_store;
 pub use store::{Loaded, Saved, Store, StoreError};
 pub use stored::{SCHEMA, Stored};

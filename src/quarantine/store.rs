@@ -277,6 +277,14 @@ fn decode(path: &Path, bytes: &[u8]) -> Result<Slot, StoreError> {
     }
 }
 
+/// For `fuzz/`.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(data: &[u8]) {
+    let path = Path::new("slot");
+    let _ = decode(path, data);
+    let _ = decode_state(path, 1, data);
+}
+
 fn decode_payload(bytes: &[u8]) -> Result<(u64, &[u8]), &'static str> {
     let short = "it is too short";
     let (magic, rest) = bytes.split_first_chunk::<8>().ok_or(short)?;

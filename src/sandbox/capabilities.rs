@@ -8,13 +8,15 @@ use caps::{CapSet, Capability};
 use super::Privilege;
 
 impl Privilege {
-    /// The kernel's word for it.
-    fn capability(self) -> Capability {
+    /// The kernel's words for it.
+    fn capabilities(self) -> &'static [Capability] {
         match self {
-            Self::NetworkAdministration => Capability::CAP_NET_ADMIN,
-            Self::OtherUsersProcesses => Capability::CAP_SYS_PTRACE,
-            Self::OtherUsersFiles => Capability::CAP_DAC_OVERRIDE,
-            Self::ReadOtherUsersFiles => Capability::CAP_DAC_READ_SEARCH,
+            Self::NetworkAdministration => &[Capability::CAP_NET_ADMIN],
+            Self::OtherUsersProcesses => &[Capability::CAP_SYS_PTRACE],
+            Self::OtherUsersFiles => &[Capability::CAP_DAC_OVERRIDE],
+            Self::ReadOtherUsersFiles => &[Capability::CAP_DAC_READ_SEARCH],
+            Self::OtherUsersNames => &[Capability::CAP_SETUID, Capability::CAP_SETGID],
+            Self::EndOtherUsersProcesses => &[Capability::CAP_KILL],
         }
     }
 }
@@ -23,12 +25,12 @@ impl Privilege {
 /// is left, which is less than asked for when the process had less.
 pub(super) fn keep(wanted: &BTreeMap<Privilege, &'static str>) -> Result<Vec<(String, &'static str)>, CapsError> {
     let permitted = caps::read(None, CapSet::Permitted)?;
-    let kept: BTreeMap<Privilege, &'static str> = wanted
+    let kept: Vec<(Capability, &'static str)> = wanted
         .iter()
-        .filter(|(privilege, _)| permitted.contains(&privilege.capability()))
-        .map(|(privilege, reason)| (*privilege, *reason))
+        .flat_map(|(privilege, reason)| privilege.capabilities().iter().map(|capability| (*capability, *reason)))
+        .filter(|(capability, _)| permitted.contains(capability))
         .collect();
-    let set: HashSet<Capability> = kept.keys().map(|privilege| privilege.capability()).collect();
+    let set: HashSet<Capability> = kept.iter().map(|(capability, _)| *capability).collect();
     // needs CAP_SETPCAP, which goes with the next step
     if permitted.contains(&Capability::CAP_SETPCAP) {
         for capability in caps::runtime::procfs_all_supported(None)? {
@@ -43,6 +45,6 @@ pub(super) fn keep(wanted: &BTreeMap<Privilege, &'static str>) -> Result<Vec<(St
     caps::set(None, CapSet::Inheritable, &HashSet::new())?;
     Ok(kept
         .into_iter()
-        .map(|(privilege, reason)| (privilege.capability().to_string(), reason))
+        .map(|(capability, reason)| (capability.to_string(), reason))
         .collect())
 }

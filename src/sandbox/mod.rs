@@ -6,9 +6,11 @@
 mod capabilities;
 mod files;
 mod needs;
+pub mod syscalls;
 
 pub use files::possible;
 pub use needs::{Access, Needs, Privilege, Surroundings, around};
+pub use syscalls::Calls;
 
 use std::fmt;
 
@@ -20,6 +22,8 @@ pub struct Sandbox {
     pub capabilities: Vec<(String, &'static str)>,
     /// Files and TCP, by Landlock (landlock(7)).
     pub files: Files,
+    /// System calls, by seccomp(2).
+    pub calls: Calls,
 }
 
 /// How far access to files is restricted.
@@ -42,7 +46,7 @@ impl fmt::Display for Sandbox {
         let names: Vec<_> = self.capabilities.iter().map(|(name, _)| name.as_str()).collect();
         write!(
             f,
-            "capabilities {}; files {}",
+            "capabilities {}; files {}; system calls {}",
             if names.is_empty() {
                 "none".to_owned()
             } else {
@@ -53,6 +57,11 @@ impl fmt::Display for Sandbox {
                 Files::Partly => "restricted as far as this kernel can",
                 Files::Unavailable => "not restricted: this kernel has no Landlock",
                 Files::NextStart => "restricted from the next start on, when the configuration is known",
+            },
+            match self.calls {
+                Calls::Restricted { .. } => "restricted to those it makes",
+                Calls::Off => "not restricted: sandbox.seccomp is off",
+                Calls::Unavailable => "not restricted: no seccomp filter for this kernel or processor",
             }
         )
     }
@@ -106,6 +115,7 @@ impl Held {
                 "capabilities": sandbox.capabilities.iter().map(|(name, why)| (name.clone(), (*why).into()))
                     .collect::<serde_json::Map<_, serde_json::Value>>(),
                 "files": sandbox.files,
+                "systemCalls": sandbox.calls,
                 "lackingUntilRestart": self.lacking(config),
             }),
             Err(error) => serde_json::json!({"failure": error}),
@@ -125,6 +135,20 @@ pub enum SandboxError {
     /// Landlock refused the rules.
     #[error("cannot restrict access to files")]
     Files(#[source] landlock::RulesetError),
+    /// The kernel refused the filter of system calls.
+    #[error("cannot restrict system calls")]
+    Calls(#[source] std::io::Error),
+}
+
+/// Keep these privileges alone; files and system calls stay open. For a process that runs programs. For the calling
+/// thread and those it starts from now on.
+///
+/// # Errors
+/// [`SandboxError`]; then less was given up than asked for.
+pub fn keep(privileges: &std::collections::BTreeMap<Privilege, &'static str>) -> Result<(), SandboxError> {
+    rustix::thread::set_no_new_privs(true).map_err(|error| SandboxError::NoNewPrivileges(error.into()))?;
+    capabilities::keep(privileges).map_err(SandboxError::Capabilities)?;
+    Ok(())
 }
 
 /// Give up everything that `needs` does not name. For the calling thread and those it starts from now on.
@@ -138,8 +162,15 @@ pub fn enter(needs: &Needs) -> Result<Sandbox, SandboxError> {
         None => Files::NextStart,
     };
     let kept = capabilities::keep(&needs.privileges).map_err(SandboxError::Capabilities)?;
+    // last: what gives the rest up is not on the list
+    let calls = if needs.every_call {
+        Calls::Off
+    } else {
+        syscalls::restrict().map_err(SandboxError::Calls)?
+    };
     Ok(Sandbox {
         capabilities: kept,
         files,
+        calls,
     })
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use crate::config::Config;
+use crate::config::{Config, Seccomp};
 
 /// What is kept, and for what.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,6 +14,8 @@ pub struct Needs {
     pub paths: Option<BTreeMap<PathBuf, Access>>,
     /// A process beside this one, started before anything is given up, measures custom metrics.
     pub helper: bool,
+    /// System calls stay unrestricted, because the configuration says so.
+    pub every_call: bool,
 }
 
 /// A privilege beyond those of an ordinary process of the same user.
@@ -27,6 +29,10 @@ pub enum Privilege {
     OtherUsersFiles,
     /// Reading files that belong to others (`CAP_DAC_READ_SEARCH`).
     ReadOtherUsersFiles,
+    /// Running a program as another user (`CAP_SETUID` and `CAP_SETGID`).
+    OtherUsersNames,
+    /// Ending other users' processes (`CAP_KILL`).
+    EndOtherUsersProcesses,
 }
 
 /// What may be done with a path and everything below it.
@@ -53,6 +59,9 @@ const RULES: &str = "nftables, conntrack and the sockets of devices that are cut
 const LEASES: &str = "lease files of the DHCP server's user";
 const NOT_OURS: &str = "a folder or socket in use belongs to another user";
 const CUSTOM: &str = "custom metrics of this host, which a process of their own measures";
+const PROGRAMS: &str = "the metrics about programs";
+const READ: &str = "the files of metrics, which belong to others";
+const COMMANDS: &str = "commands of metrics, run as nobody or another user";
 const UNKNOWN: &str = "the configuration is not known yet";
 
 /// Folders that hold too much to be opened for the sake of one file in them.
@@ -87,7 +96,24 @@ impl Needs {
             privileges,
             paths: Some(paths),
             helper: config.custom_metrics.iter().any(|metric| metric.source.is_of_host()),
+            every_call: config.sandbox.seccomp == Seccomp::Off,
         }
+    }
+
+    /// What the process that measures custom metrics keeps, whatever is configured: it is asked for more only at its next
+    /// start. `others_folder`: the state folder, into which it writes what it knows of watched files, is another user's.
+    #[must_use]
+    pub fn of_measuring(others_folder: bool) -> BTreeMap<Privilege, &'static str> {
+        let mut privileges = BTreeMap::from([
+            (Privilege::OtherUsersProcesses, PROGRAMS),
+            (Privilege::ReadOtherUsersFiles, READ),
+            (Privilege::OtherUsersNames, COMMANDS),
+            (Privilege::EndOtherUsersProcesses, COMMANDS),
+        ]);
+        if others_folder {
+            privileges.insert(Privilege::OtherUsersFiles, NOT_OURS);
+        }
+        privileges
     }
 
     /// While no configuration is known, which is the first start on a nucleus: everything any configuration needs.
@@ -103,6 +129,7 @@ impl Needs {
             privileges: privileges.into(),
             paths: None,
             helper: true,
+            every_call: false,
         }
     }
 

@@ -108,6 +108,19 @@ pub fn command(arguments: &[&str]) -> Command {
     command
 }
 
+/// Wait until no process of this number is there.
+pub fn wait_until_gone(pid: u32) {
+    let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
+        return;
+    };
+    // gone already when it cannot be opened
+    if let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) {
+        let limit = Timespec::try_from(SOON).unwrap();
+        let ready = poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&limit)).unwrap();
+        assert_eq!(ready, 1, "process {pid:?} is still there");
+    }
+}
+
 /// `edge-warden run` as the nucleus would start it, with everything it keeps in `dir`.
 pub fn run_command(nucleus: &TestNucleus, dir: &Path, factor: u32) -> Command {
     let mut command = command(&run_arguments(dir, &factor.to_string()));

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use super::poked::Poked;
 use super::sensors::{CustomAsk, CustomSample, Sensors};
-use crate::config::{CustomMetric, Mode, RawConfig};
+use crate::config::{CustomMetric, MetricSource, Mode, RawConfig};
 use crate::model::{Measured, Missing, Reason};
 
 const NAME: &str = "custom metrics helper";
@@ -188,7 +188,23 @@ impl Source {
     /// Measures once.
     pub(in crate::agent) fn collect(&mut self, wanted: &CustomAsk) -> CustomSample {
         match self {
-            Self::Here(sensors) => sensors.collect(wanted),
+            Self::Here(sensors) => {
+                // The agent itself starts no program: it gave that up.
+                let is_command = |metric: &CustomMetric| matches!(metric.source, MetricSource::Command { .. });
+                let (commands, others): (Vec<_>, Vec<_>) = wanted.metrics.iter().cloned().partition(is_command);
+                let mut sample = sensors.collect(&CustomAsk {
+                    metrics: others.into(),
+                    second: wanted.second,
+                });
+                let commands = CustomAsk {
+                    metrics: commands.into(),
+                    second: wanted.second,
+                };
+                let words = "commands are run by a process of their own, which comes with the next start";
+                let missing = Missing::new(NAME, Reason::Denied, words);
+                sample.values.extend(CustomSample::missing(&commands, &missing).values);
+                sample
+            }
             Self::Helper { ask, poked } => {
                 if !wanted.metrics.iter().any(|metric| metric.source.is_of_host()) {
                     return CustomSample::default();

@@ -16,6 +16,7 @@ mod policy;
 mod rails;
 mod remembered;
 mod rules;
+mod severing;
 mod status;
 mod strangers;
 mod told;
@@ -40,6 +41,7 @@ use super::shadows::Place;
 use backend::Backend;
 use events::Pending;
 use rails::RailsWatch;
+use severing::Severing;
 use strangers::Strangers;
 
 pub use policy::{configured_identities, lan};
@@ -77,6 +79,7 @@ pub struct Warden {
     ports: BTreeMap<String, BTreeSet<MacAddress>>,
     pending: Pending,
     strangers: Strangers,
+    severing: Severing,
     decision: Decision,
     policy: Policy,
     enforced: BTreeMap<ThingName, Enforced>,
@@ -127,6 +130,7 @@ impl Warden {
             ports: BTreeMap::new(),
             pending: Pending::default(),
             strangers: Strangers::default(),
+            severing: Severing::default(),
             decision: Decision::new(),
             policy: Policy::default(),
             enforced: BTreeMap::new(),

@@ -123,6 +123,14 @@ fn decode(attributes: &IterableConntrackAttrs<'_>) -> Option<Flow> {
     })
 }
 
+/// For `fuzz/`: one message of a dump or a notification.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(body: &[u8]) {
+    if let Some(flow) = decode(&OpGetDump::decode_reply(body).1) {
+        let _ = flow.family();
+    }
+}
+
 fn decode_tuple(tuple: IterableTupleAttrs<'_>) -> Option<(Transport, Endpoints)> {
     let (mut source, mut destination): (Option<IpAddr>, Option<IpAddr>) = (None, None);
     let (mut transport, mut source_port, mut destination_port) = (None, 0, 0);

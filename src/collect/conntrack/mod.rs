@@ -13,6 +13,8 @@ mod procfs;
 mod tracking;
 
 pub use connections::{Connections, ThingConnections};
+#[cfg(any(test, fuzzing))]
+pub(crate) use ctnetlink::fuzz as fuzz_ctnetlink;
 pub use ctnetlink::{FlowEvent, FlowEvents, table};
 pub use flow::{Endpoints, Family, Flow, TcpState, Transport};
 pub use ports::PortSet;

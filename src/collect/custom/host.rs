@@ -118,6 +118,15 @@ pub fn disk_usage(path: &Path) -> Measured<f64> {
     }
 }
 
+/// For `fuzz/`.
+#[cfg(any(test, fuzzing))]
+pub(super) fn fuzz(text: &str) {
+    if let Some(times) = parse_cpu(text) {
+        let _ = times.busy_since(times);
+    }
+    let _ = parse_memory(text);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

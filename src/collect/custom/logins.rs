@@ -125,6 +125,12 @@ fn record(record: &[u8]) -> Option<Login> {
     })
 }
 
+/// For `fuzz/`.
+#[cfg(any(test, fuzzing))]
+pub(super) fn fuzz(data: &[u8]) {
+    let _ = (parse_records(data), session("1", &String::from_utf8_lossy(data)));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

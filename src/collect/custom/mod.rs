@@ -8,6 +8,14 @@ mod logins;
 mod processes;
 mod sensors;
 
+/// For `fuzz/`: what describes processes, the processor, memory and logins.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(data: &[u8]) {
+    processes::fuzz(data);
+    host::fuzz(&String::from_utf8_lossy(data));
+    logins::fuzz(data);
+}
+
 pub use content::{MAX_CONTENT, MAX_ITEMS, listed, parse, text};
 pub use files::{FileState, MAX_WATCHED, Print, read_file, watched};
 pub(super) use host::percent;

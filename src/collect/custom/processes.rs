@@ -168,6 +168,12 @@ fn stat(bytes: &[u8]) -> Option<Stat> {
     })
 }
 
+/// For `fuzz/`.
+#[cfg(any(test, fuzzing))]
+pub(super) fn fuzz(bytes: &[u8]) {
+    let _ = stat(bytes);
+}
+
 fn process(folder: &Path, stat: Stat) -> Process {
     let exe = match fs::read_link(folder.join("exe")) {
         Ok(exe) => Executable::File(exe),

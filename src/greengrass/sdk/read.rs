@@ -113,3 +113,62 @@ pub(super) fn number_value(number: f64) -> Option<Value> {
     }
     serde_json::Number::from_f64(number).map(Value::Number)
 }
+
+/// For `fuzz/`: JSON as the SDK would hand it over, to everything that reads such.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(value: &Value) {
+    /// What `value` is in the SDK's types lives only as long as `each` runs: they borrow their content.
+    fn with(value: &Value, each: &mut dyn FnMut(Object<'_>)) {
+        match value {
+            Value::Null => each(Object::NULL),
+            Value::Bool(flag) => each(Object::bool(*flag)),
+            Value::Number(number) => match number.as_i64() {
+                Some(whole) => each(Object::i64(whole)),
+                None => each(Object::f64(number.as_f64().unwrap_or(f64::NAN))),
+            },
+            Value::String(text) => each(Object::buf(text)),
+            Value::Array(items) => list(items, Vec::new(), each),
+            Value::Object(members) => {
+                let members: Vec<(&String, &Value)> = members.iter().collect();
+                map(&members, Vec::new(), &mut |pairs| each(Object::map(pairs)));
+            }
+        }
+    }
+    fn list(rest: &[Value], done: Vec<Object<'_>>, each: &mut dyn FnMut(Object<'_>)) {
+        match rest.split_first() {
+            None => each(Object::list(&done)),
+            Some((first, rest)) => {
+                let mut done = Some(done);
+                with(first, &mut |object| {
+                    let mut done = done.take().unwrap_or_default();
+                    done.push(object);
+                    list(rest, done, each);
+                });
+            }
+        }
+    }
+    fn map(rest: &[(&String, &Value)], done: Vec<Kv<'_>>, each: &mut dyn FnMut(&[Kv<'_>])) {
+        match rest.split_first() {
+            None => each(&done),
+            Some(((key, value), rest)) => {
+                let mut done = Some(done);
+                with(value, &mut |object| {
+                    let mut done = done.take().unwrap_or_default();
+                    done.push(Kv::new(key, object));
+                    map(rest, done, each);
+                });
+            }
+        }
+    }
+    with(value, &mut |object| drop(to_value(&object, 0)));
+    if let Value::Object(members) = value {
+        let members: Vec<(&String, &Value)> = members.iter().collect();
+        map(&members, Vec::new(), &mut |pairs| {
+            for source in [Source::IotCore, Source::Local] {
+                if let Some(Incoming::Message { topic, .. }) = read_event(source, pairs) {
+                    let _ = crate::greengrass::topic::parse(&topic);
+                }
+            }
+        });
+    }
+}

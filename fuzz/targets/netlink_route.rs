@@ -1,0 +1,6 @@
+//! rtnetlink.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    edge_warden::fuzzing::netlink_route(data);
+});
