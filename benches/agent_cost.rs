@@ -2,7 +2,7 @@
 //! with a full connection table and a flood of random MAC addresses. Needs root and conntrack-tools.
 //!
 //! ```text
-//! EDGE_WARDEN_BINARY=target/x86_64-unknown-linux-gnu/release/edge-warden cargo bench --bench agent_cost
+//! EDGE_WARDEN_BINARY=target/x86_64-unknown-linux-gnu/release/edge-warden cargo test --bench agent_cost
 //! ```
 //! measures that binary; without the variable, the one cargo builds.
 #![allow(

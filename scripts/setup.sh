@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what a fresh Debian or Ubuntu lacks, and nothing when everything is there.
-# Usage: setup.sh [build] [cross] [site] [cloud] [test] [venv] [release]
+# Usage: setup.sh [build] [cross] [fuzz] [site] [cloud] [test] [venv] [release]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -99,6 +99,10 @@ setup_cloud() { # what cloud/package.sh makes the archive with
     has python3 || install_packages python3-minimal
 }
 
+setup_fuzz() { # libFuzzer is C++
+    has c++ || install_packages g++
+}
+
 setup_test() {
     setup_site
     local missing=()
@@ -148,7 +152,7 @@ setup_release() { # what `make release` needs beside the compiler
 
 for part in "${@:-build}"; do
     case $part in
-        build | cross | site | cloud | test | venv | release) "setup_$part" ;;
-        *) say "unknown part $part (build, cross, site, cloud, test, venv, release)" >&2; exit 2 ;;
+        build | cross | fuzz | site | cloud | test | venv | release) "setup_$part" ;;
+        *) say "unknown part $part (build, cross, fuzz, site, cloud, test, venv, release)" >&2; exit 2 ;;
     esac
 done

@@ -17,6 +17,7 @@ use std::path::PathBuf;
 use std::thread;
 
 use edge_warden::config::Config;
+use edge_warden::control::{Request, ask};
 use edge_warden::sandbox::{self, Access, Files, Needs, Privilege, Surroundings, syscalls};
 use serde_json::json;
 use support::binary::{Agent, command};
@@ -73,6 +74,80 @@ fn the_running_agent_holds_what_the_documentation_promises() {
         assert_eq!(status["NoNewPrivs"], "1");
         assert_eq!(status["Seccomp"], "2", "a filter holds for {}", thread.display());
     }
+}
+
+/// Permissions of `path` itself.
+fn mode(path: &std::path::Path) -> u32 {
+    std::os::unix::fs::PermissionsExt::mode(&path.symlink_metadata().unwrap().permissions()) & 0o777
+}
+
+#[test]
+fn state_is_for_its_owner_alone_and_links_in_it_are_not_followed() {
+    let dir = tempfile::tempdir().unwrap();
+    let standalone = dir.path().join("standalone");
+    let state = standalone.join("state");
+    let config = dir.path().join("config.json");
+    let settings = json!({"sampleSeconds": 1, "report": {"intervalSeconds": 5}, "detect": {"record": true},
+        "quarantine": {"enforcement": "observe"}, "devices": [{"thingName": "cam-1", "macs": ["02:aa:00:00:00:01"]}]});
+    fs::write(&config, settings.to_string()).unwrap();
+    let arguments = [
+        "run",
+        "--standalone",
+        standalone.to_str().unwrap(),
+        "--config",
+        config.to_str().unwrap(),
+    ];
+    let a_day = || {
+        let socket = standalone.join("control.sock");
+        let mut agent = Agent::spawn(command(&arguments), &socket);
+        agent.wait_status("a sample", |status| (status["samples"].as_u64()? > 1).then_some(()));
+        let thing = "cam-1".parse().unwrap();
+        let add = Request::QuarantineAdd {
+            thing,
+            posture: None,
+            until: None,
+            reason: None,
+        };
+        ask(&socket, &add).unwrap();
+        agent.wait_log(&["report accepted"]);
+        assert_eq!(mode(&socket), 0o600);
+        assert_eq!(agent.terminate().0, 0, "{}", agent.log());
+    };
+    a_day();
+    for folder in [&standalone, &state] {
+        assert_eq!(mode(folder), 0o700, "{}", folder.display());
+    }
+    let names: Vec<_> = fs::read_dir(&state)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    assert!(names.len() > 5, "{names:?}");
+    let precious = dir.path().join("precious");
+    fs::create_dir(&precious).unwrap();
+    for name in &names {
+        let file = state.join(name);
+        assert_eq!(mode(&file), 0o600, "{}", file.display());
+        // what a link of somebody who may write there would lead to
+        fs::write(precious.join(name), "precious").unwrap();
+    }
+    let spared = |name: &std::ffi::OsStr| {
+        let content = fs::read(precious.join(name)).unwrap();
+        assert_eq!(content, b"precious", "{} was written through its link", name.display());
+    };
+    let lock = state.join("agent.lock");
+    for name in &names {
+        // the slots of decisions: src/quarantine/store/tests.rs
+        if !name.to_string_lossy().starts_with("quarantine.") {
+            fs::remove_file(state.join(name)).unwrap();
+            std::os::unix::fs::symlink(precious.join(name), state.join(name)).unwrap();
+        }
+    }
+    // the lock is not replaced like the others: who finds a link there says so and does not start
+    let output = command(&arguments).output().unwrap();
+    assert!(!output.status.success() && String::from_utf8_lossy(&output.stderr).contains("agent.lock"));
+    fs::remove_file(&lock).unwrap();
+    a_day();
+    names.iter().for_each(|name| spared(name));
 }
 
 /// The process whose parent that is.

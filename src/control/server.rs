@@ -224,6 +224,45 @@ mod tests {
     }
 
     #[test]
+    fn who_is_neither_root_nor_the_agents_user_is_refused_by_the_kernels_word() {
+        assert!(rustix::process::geteuid().is_root(), "this test needs root");
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("control.sock");
+        let open = |path: &Path, mode| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+        runtime().block_on(async {
+            let listener = listen(&path).unwrap();
+            assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+            // the file's own permissions are not what is tried here
+            open(dir.path(), 0o755);
+            open(&path, 0o666);
+            let (sender, mut questions) = mpsc::channel(1);
+            tokio::spawn(serve(listener, sender));
+            let nobody = std::thread::spawn({
+                let path = path.clone();
+                move || {
+                    use std::io::{Read, Write};
+                    // of this thread alone
+                    rustix::thread::set_thread_uid(rustix::process::Uid::from_raw(65_534)).unwrap();
+                    let mut stream = std::os::unix::net::UnixStream::connect(path).unwrap();
+                    // refused before it was heard
+                    let _ = stream.write_all(b"{\"verb\":\"status\"}\n");
+                    let mut answer = String::new();
+                    let _ = stream.read_to_string(&mut answer);
+                    answer
+                }
+            });
+            let answer = tokio::task::spawn_blocking(|| nobody.join().unwrap()).await.unwrap();
+            assert!(answer.contains("user 65534 may not ask"), "{answer}");
+            assert!(questions.try_recv().is_err(), "its question reached the loop");
+            let root = ask_in_thread(path.clone(), b"{\"verb\":\"status\"}\n");
+            let asked = questions.recv().await.unwrap();
+            assert_eq!((asked.request, asked.who.as_str()), (Request::Status, "uid 0"));
+            asked.reply.send(Answer::Ok(serde_json::json!({}))).unwrap();
+            tokio::task::spawn_blocking(|| root.join().unwrap()).await.unwrap();
+        });
+    }
+
+    #[test]
     fn without_an_agent_the_client_says_what_to_do() {
         let dir = tempfile::tempdir().unwrap();
         let error = super::super::ask(&dir.path().join("control.sock"), &Request::Status).unwrap_err();
