@@ -23,8 +23,11 @@ use crate::model::{CustomType, Monotonic, Now, ThingName, UnixTime};
 use crate::quarantine::{EdgeCap, Event, Posture, Quarantine, ShadowReading, ShadowRef, Stored};
 use crate::report::{Format, Ledger, LedgerState, Reply, Schedule, ScheduleSettings, ScheduleState};
 
-/// Every target by name; `fuzz/targets` has a program for each.
-pub const TARGETS: &[(&str, fn(&[u8]))] = &[
+/// A target: its name and its function.
+pub type FuzzTarget = (&'static str, fn(&[u8]));
+
+/// Every target; `fuzz/targets` has a program for each.
+pub const TARGETS: &[FuzzTarget] = &[
     ("configuration", configuration),
     ("control", control),
     ("custom_value", custom_value),
