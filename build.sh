@@ -58,7 +58,14 @@ done
 # Static needs an explicit --target: otherwise build scripts and proc-macros, which load shared libraries, would be
 # linked statically too and fail.
 # Unwind tables serve nobody where a panic aborts and symbols are stripped.
-export RUSTFLAGS="${RUSTFLAGS:-} -C target-feature=+crt-static -C force-unwind-tables=no"
+# Built anywhere, the bytes are the same: the names of places on this machine stay out (`make release` builds twice).
+read -ra flags <<<"${RUSTFLAGS:-}"
+flags+=(-C target-feature=+crt-static -C force-unwind-tables=no)
+for place in "$PWD=edge-warden" "${CARGO_HOME:-${HOME:-}/.cargo}=cargo" "$(rustc --print sysroot)=rust"; do
+    flags+=("--remap-path-prefix=$place")
+done
+CARGO_ENCODED_RUSTFLAGS=$(IFS=$'\x1f'; printf '%s' "${flags[*]}")
+export CARGO_ENCODED_RUSTFLAGS
 if [ ${#native[@]} -gt 0 ]; then
     cargo build --profile "$profile" --locked "${native[@]}"
 fi

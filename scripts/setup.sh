@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what a fresh Debian or Ubuntu lacks, and nothing when everything is there.
-# Usage: setup.sh [build] [cross] [fuzz] [site] [test] [venv]
+# Usage: setup.sh [build] [cross] [fuzz] [site] [cloud] [test] [venv] [release]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -95,6 +95,10 @@ setup_site() { # what a site of network namespaces is made with
     install_packages "${missing[@]}"
 }
 
+setup_cloud() { # what cloud/package.sh makes the archive with
+    has python3 || install_packages python3-minimal
+}
+
 setup_fuzz() { # libFuzzer is C++
     has c++ || install_packages g++
 }
@@ -126,21 +130,29 @@ setup_test() {
 }
 
 setup_venv() {
-    local wanted=tests/cross/requirements.txt stamp=.venv/.installed
-    if [ -f "$stamp" ] && cmp -s "$wanted" "$stamp"; then return; fi
+    local wanted=(tests/cross/requirements.txt cloud/requirements.txt) stamp=.venv/.installed
+    if cmp -s <(cat "${wanted[@]}") "$stamp"; then return; fi
     if ! python3 -m venv --help >/dev/null 2>&1 || ! python3 -c 'import ensurepip' >/dev/null 2>&1; then
         install_packages python3-venv
     fi
-    say "creating .venv with the Python packages the tests check us against"
+    say "creating .venv with the Python packages the tests use"
     rm -rf .venv
     python3 -m venv .venv
-    .venv/bin/pip install --quiet --disable-pip-version-check -r "$wanted"
-    cp "$wanted" "$stamp"
+    .venv/bin/pip install --quiet --disable-pip-version-check "${wanted[@]/#/--requirement=}"
+    cat "${wanted[@]}" > "$stamp"
+}
+
+setup_release() { # what `make release` needs beside the compiler
+    for tool in cargo-deny cargo-cyclonedx; do
+        if has "$tool"; then continue; fi
+        say "installing $tool (compiles for some minutes)"
+        cargo install --quiet --locked "$tool"
+    done
 }
 
 for part in "${@:-build}"; do
     case $part in
-        build | cross | fuzz | site | test | venv) "setup_$part" ;;
-        *) say "unknown part $part (build, cross, fuzz, site, test, venv)" >&2; exit 2 ;;
+        build | cross | fuzz | site | cloud | test | venv | release) "setup_$part" ;;
+        *) say "unknown part $part (build, cross, fuzz, site, cloud, test, venv, release)" >&2; exit 2 ;;
     esac
 done

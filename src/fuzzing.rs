@@ -23,11 +23,11 @@ use crate::model::{CustomType, Monotonic, Now, ThingName, UnixTime};
 use crate::quarantine::{EdgeCap, Event, Posture, Quarantine, ShadowReading, ShadowRef, Stored};
 use crate::report::{Format, Ledger, LedgerState, Reply, Schedule, ScheduleSettings, ScheduleState};
 
-/// A target: its name and its function.
-pub type FuzzTarget = (&'static str, fn(&[u8]));
+/// What is done with one input.
+pub type Run = fn(&[u8]);
 
-/// Every target; `fuzz/targets` has a program for each.
-pub const TARGETS: &[FuzzTarget] = &[
+/// Every target by name; `fuzz/targets` has a program for each.
+pub const TARGETS: &[(&str, Run)] = &[
     ("configuration", configuration),
     ("control", control),
     ("custom_value", custom_value),

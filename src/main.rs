@@ -31,7 +31,7 @@ fn main() -> ExitCode {
         Command::Purge(arguments) => cli::purge::purge(&arguments),
         Command::MeasureCustom { state_dir } => cli::measure::run(&state_dir),
         Command::Completions { shell } => completions(shell),
-        Command::Man { verb } => manual(verb.as_deref()),
+        Command::Man { verb } => manual(&verb),
     };
     let exit = ended.unwrap_or_else(|error| {
         if is_closed_stdout(&error) {
@@ -58,17 +58,21 @@ fn completions(shell: clap_complete::Shell) -> anyhow::Result<Exit> {
 }
 
 /// The page in roff, as man(1) reads it.
-fn manual(verb: Option<&str>) -> anyhow::Result<Exit> {
+fn manual(verb: &[String]) -> anyhow::Result<Exit> {
     let program = Arguments::command();
-    let page = match verb {
-        None => program,
-        Some(verb) => {
-            let found = program.find_subcommand(verb);
-            let found =
-                found.ok_or_else(|| anyhow::anyhow!("there is no verb {verb}; `edge-warden help` lists them"))?;
-            found.clone().display_name(format!("edge-warden {verb}"))
-        }
-    };
+    let mut page = &program;
+    for word in verb {
+        page = page
+            .find_subcommand(word)
+            .ok_or_else(|| anyhow::anyhow!("there is no verb {}; `edge-warden help` lists them", verb.join(" ")))?;
+    }
+    let words = [&["edge-warden".to_owned()], verb].concat();
+    // the page's own name has hyphens, as pages name each other; what is typed has spaces
+    let page = page
+        .clone()
+        .display_name(words.join("-"))
+        .bin_name(words.join(" "))
+        .version(env!("CARGO_PKG_VERSION"));
     let mut roff = Vec::new();
     clap_mangen::Man::new(page).render(&mut roff)?;
     std::io::stdout().lock().write_all(&roff)?;

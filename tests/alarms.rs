@@ -628,6 +628,36 @@ fn alarms_outlast_a_restart_and_damage_is_said() {
 }
 
 #[test]
+fn a_crash_between_the_alarm_and_its_event_loses_neither() {
+    let (world, dir, agent) = start(json!([no_telnet()]));
+    let alarms = dir.path().join("alarms.json");
+    agent.step(); // the first sample saves once more than its events do
+    world.lock().ports = vec![23];
+    agent.step();
+    let begun = agent.events(1).remove(0);
+    let crashed = std::fs::read(&alarms).unwrap();
+    agent.stop();
+
+    // What the disk holds when the process dies after the first of the two files.
+    std::fs::write(&alarms, &crashed).unwrap();
+    std::fs::remove_file(dir.path().join("violations-outbox.jsonl")).unwrap();
+    let agent = Running::start(&world, dir.path());
+    assert_eq!(agent.events(2).remove(1), begun, "it is told now");
+    assert_eq!(agent.alarms()["active"][0]["violationId"], begun["violationId"]);
+    agent.stop();
+
+    // And when it dies after the second.
+    std::fs::write(&alarms, &crashed).unwrap();
+    let agent = Running::start(&world, dir.path());
+    world.lock().ports = vec![];
+    agent.step();
+    let ended = agent.events(3).remove(2);
+    assert_eq!(ended["violationEventType"], "alarm-cleared");
+    assert_eq!(ended["violationId"], begun["violationId"]);
+    agent.stop();
+}
+
+#[test]
 fn an_invalid_update_leaves_the_profiles_in_force_and_says_why() {
     let (world, _dir, agent) = start(json!([no_telnet()]));
     let mut broken = no_telnet();

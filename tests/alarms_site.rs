@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use support::binary::{Agent, access_control, configuration, run_command};
 use support::nucleus::{Destination, Misbehave, Seen, Settings, TestNucleus};
 use support::site::until;
-use support::warden::{Flood, Guarded, devices};
+use support::warden::{Flood, Guarded, devices, epoch};
 
 /// 300 s of the agent in 10 s: a window passes while a test waits.
 const FACTOR: u32 = 30;
@@ -236,6 +236,57 @@ fn without_the_cloud_the_same_happens_and_is_told_afterwards_in_order() {
     assert_eq!(nucleus.seen().violations, [""; 0]);
     assert_eq!(agent.terminate().0, 0);
     assert_eq!(arrived(&nucleus.seen()).len(), 2, "once each");
+}
+
+/// With `quarantine.edgeSeconds` the kernel itself lets go, and the next agent does not begin anew what is over.
+#[test]
+fn an_alarms_quarantine_ends_by_itself_without_the_agent() {
+    let mut guarded = Guarded::prepare();
+    let lasts = Duration::from_secs(12);
+    guarded.configure(&json!({
+        "sampleSeconds": 1,
+        "devices": devices(&guarded.site),
+        "quarantine": {"shadow": {"classic": false, "named": ""}, "edgeSeconds": lasts.as_secs()},
+        "detect": {"profiles": profiles(false)},
+    }));
+    guarded.run();
+    assert!(until(SOON, || ways(&guarded) == [true; 2]));
+    let why = |guarded: &Guarded| {
+        guarded.answer(&Request::QuarantineWhy {
+            thing: "cam-0".parse().unwrap(),
+        })
+    };
+    let flood = Flood::start(&guarded.site, 0, RATE);
+    let mut told = Value::Null;
+    let cut = until(SOON, || {
+        told = why(&guarded);
+        told["causes"][0]["cause"] == "edge:Flood/Packets" && told["enforced"] == true
+    });
+    assert!(cut, "{told:#}\n{}", guarded.log());
+    drop(flood);
+    let detail = &told["causes"][0]["detail"];
+    let span = detail["until"].as_u64().unwrap() - detail["since"].as_u64().unwrap();
+    // two clocks: that of the begin may be a moment ahead
+    assert!(span.abs_diff(lasts.as_secs() * 1000) < 1000, "{detail}");
+    guarded.kill();
+    let open = ways(&guarded);
+    let over = epoch() >= detail["until"].as_u64().unwrap() / 1000;
+    assert!(open == [false; 2] || over, "the rules alone hold it");
+    assert!(until(SOON, || ways(&guarded) == [true; 2]), "the kernel lets go");
+    assert!(
+        epoch() * 1000 + 1000 >= detail["until"].as_u64().unwrap(),
+        "but not early"
+    );
+    guarded.run();
+    assert!(
+        until(SOON, || why(&guarded)["causes"] == json!([])),
+        "{:#}",
+        why(&guarded)
+    );
+    // the same violation may last, and is acted on once
+    (0..3).for_each(|_| guarded.await_sample());
+    assert_eq!(why(&guarded)["causes"], json!([]));
+    assert!(until(SOON, || ways(&guarded) == [true; 2]), "{}", guarded.log());
 }
 
 /// A program called myapp, whose children a line written to it starts and ends.

@@ -10,7 +10,7 @@
 #[path = "support/netns.rs"]
 mod netns;
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
@@ -48,16 +48,41 @@ struct Play<'a> {
     folder: tempfile::TempDir,
 }
 
+/// How a demo is started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum By {
+    /// Its program, as cargo built it for this test.
+    Program,
+    /// `make demo`, as a person does. It builds what is not built.
+    Make,
+}
+
 impl<'a> Play<'a> {
-    fn start(host: &'a Namespace) -> Self {
+    fn start(host: &'a Namespace, by: By) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let temporary = folder.path().join("tmp");
         std::fs::create_dir(&temporary).unwrap();
-        let mut command = Command::new(program());
+        let page = folder.path().join("page.html");
+        let mut command = match by {
+            By::Program => {
+                let mut command = Command::new(program());
+                command.args(["--brief", "--page"]).arg(page);
+                command.env("EDGE_WARDEN_BINARY", agent());
+                command
+            }
+            By::Make => {
+                let mut command = Command::new("make");
+                command.current_dir(env!("CARGO_MANIFEST_DIR")).arg("demo");
+                command.arg(format!("DEMO=--brief --page {}", page.display()));
+                // nothing of cargo's and make's own
+                command.env_clear();
+                for name in ["PATH", "HOME", "CARGO_HOME", "RUSTUP_HOME"] {
+                    command.envs(std::env::var_os(name).map(|value| (name, value)));
+                }
+                command
+            }
+        };
         command
-            .args(["--brief", "--page"])
-            .arg(folder.path().join("page.html"))
-            .env("EDGE_WARDEN_BINARY", agent())
             .env(MARK, folder.path())
             .env("TMPDIR", temporary)
             .stdin(Stdio::null())
@@ -155,12 +180,12 @@ impl Drop for Play<'_> {
     }
 }
 
-/// Interrupted in the middle, then once more to the end: both leave nothing but the page.
+/// Interrupted in the middle, then twice in a row to the end: all leave nothing but the page.
 #[test]
 fn it_plays_and_leaves_nothing_but_its_page() {
     let host = Namespace::new();
     {
-        let mut play = Play::start(&host);
+        let mut play = Play::start(&host, By::Program);
         play.await_told("is cut off");
         // positive control: this is where its traces are
         let traces = play.traces();
@@ -173,12 +198,28 @@ fn it_plays_and_leaves_nothing_but_its_page() {
         assert_eq!(play.traces(), [""; 0], "{told}");
         assert!(!play.folder.path().join("page.html").exists());
     }
-    let mut play = Play::start(&host);
-    let (status, told) = play.end();
-    assert!(status.success(), "{told}");
-    assert_eq!(play.traces(), [""; 0], "{told}");
-    assert_eq!(told.matches("is back").count(), 2, "{told}");
-    check_page(&play.folder.path().join("page.html"), play.folder.path());
+    let whole = |by| {
+        let mut play = Play::start(&host, by);
+        let (status, told) = play.end();
+        assert!(status.success(), "{told}");
+        assert_eq!(play.traces(), [""; 0], "{told}");
+        assert_eq!(told.matches("is back").count(), 2, "{told}");
+        // nobody is to take a command for the Lambda
+        assert!(told.contains("no AWS here"), "{told}");
+        play
+    };
+    let first = whole(By::Program);
+    assert!(first.folder.path().join("page.html").is_file());
+    drop(first);
+    // Under `make test` everything is built by now; without it `make demo` would build for minutes.
+    let second = if std::env::var_os("EDGE_WARDEN_BINARY").is_some() {
+        whole(By::Make)
+    } else {
+        let loud = "demo.rs: `make demo` is NOT run, only its program; run `make test`\n";
+        std::io::stderr().write_all(loud.as_bytes()).unwrap();
+        whole(By::Program)
+    };
+    check_page(&second.folder.path().join("page.html"), second.folder.path());
 }
 
 /// Opens the page in a browser, and looks at what its scripts made of it.

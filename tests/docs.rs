@@ -328,6 +328,8 @@ fn make_run_shows_two_reports() {
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}\n{errors}");
     assert_eq!(said.matches("/defender/metrics/json\"").count(), 2, "{said}");
+    // root's, and in the way of whoever runs it next without being root
+    std::fs::remove_dir_all(root().join("target/standalone")).unwrap();
 }
 
 /// Whatever `doctor` looks at is in the table of troubleshooting.md.
@@ -350,6 +352,16 @@ fn every_finding_of_doctor_is_explained() {
                 .any(|row| row.split(" | ").next().unwrap().split(", ").any(|name| name == what));
             assert!(explained, "docs/troubleshooting.md has no row for {what:?}: {finding}");
         }
+    }
+}
+
+/// Who looks for something finds every page in the index.
+#[test]
+fn the_index_has_every_page() {
+    let index = text(&root().join("docs/README.md"));
+    for page in pages() {
+        let name = page.file_name().unwrap().to_str().unwrap();
+        assert!(name == "README.md" || index.contains(&format!("]({name})")), "{name}");
     }
 }
 
@@ -393,6 +405,39 @@ fn links_lead_somewhere() {
         }
     }
     assert!(followed > 10, "{followed}");
+}
+
+/// Tests that the pages name as what shows something are there.
+#[test]
+fn named_tests_exist() {
+    fn sources(folder: &Path, into: &mut String) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                sources(&path, into);
+            } else if path.extension().is_some_and(|end| end == "rs" || end == "py") {
+                *into += &text(&path);
+            }
+        }
+    }
+    let mut all = String::new();
+    for folder in ["src", "tests", "benches", "cloud/tests"] {
+        sources(&root().join(folder), &mut all);
+    }
+    let mut named = 0;
+    for page in pages() {
+        for span in text(&page).split('`').skip(1).step_by(2) {
+            // a sentence in one word: shorter ones are names of metrics, those in capitals variables
+            let word = |c: char| c == '_' || c.is_ascii_lowercase() || c.is_ascii_digit();
+            if span.matches('_').count() < 4 || !span.chars().all(word) {
+                continue;
+            }
+            let there = all.contains(&format!("fn {span}(")) || all.contains(&format!("def {span}("));
+            assert!(there, "{}: there is no test {span}", page.display());
+            named += 1;
+        }
+    }
+    assert!(named > 30, "{named}");
 }
 
 /// By Docker's own reader: the plugin, or the program that Debian has.

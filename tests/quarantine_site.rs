@@ -16,7 +16,9 @@ mod support;
 mod quarantine_site {
     mod boot;
     mod cutting;
+    mod disk;
     mod floods;
+    mod memory;
     mod operator;
     mod rails;
     mod staying;

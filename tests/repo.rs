@@ -266,6 +266,39 @@ mod gdk {
     }
 }
 
+/// README.md's table of binaries against those that were built: `make test` builds this machine's, `make package-all` all.
+#[test]
+fn the_sizes_in_the_readme_are_those_of_the_binaries() {
+    let readme = text("README.md");
+    let artifacts = root()
+        .join("greengrass-build/artifacts")
+        .join(COMPONENT)
+        .join(env!("CARGO_PKG_VERSION"));
+    let mut compared = 0;
+    for architecture in ["amd64", "aarch64", "arm"] {
+        let row = readme
+            .lines()
+            .find(|line| line.starts_with(&format!("| `{architecture}` |")))
+            .unwrap_or_else(|| panic!("README.md has no row for {architecture}"));
+        let size = row.trim_end_matches(" |").rsplit("| ").next().unwrap();
+        let stated: f64 = size.strip_suffix(" MB").unwrap().parse().unwrap();
+        let limit = 6.0 * 1024.0 * 1024.0 / 1e6;
+        assert!(stated <= limit, "{row}");
+        let Ok(file) = artifacts.join(format!("edge-warden-{architecture}")).metadata() else {
+            continue;
+        };
+        let built = f64::from(u32::try_from(file.len()).unwrap()) / 1e6;
+        assert!(built <= limit, "{architecture}: {built} MB, at most {limit}");
+        // to the twentieth: compilers differ, and not every change is one of the README
+        assert!(
+            (built - stated).abs() <= stated / 20.0,
+            "README.md says {stated} MB for {architecture}, what is in greengrass-build/ has {built}"
+        );
+        compared += 1;
+    }
+    assert!(compared > 0, "run ./build.sh first");
+}
+
 mod build_script {
     use super::*;
 
@@ -288,10 +321,11 @@ mod build_script {
             stub(compiler, "exit 1");
         }
         stub("rustup", "exit 0");
+        stub("rustc", "echo /rust");
         // what cargo would leave: the target's name in place of a binary
         stub(
             "cargo",
-            "echo \"$RUSTFLAGS $CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER $*\" >> calls
+            "echo \"$CARGO_ENCODED_RUSTFLAGS $CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER $*\" >> calls
             while [ $# -gt 0 ]; do
                 if [ \"$1\" = --target ]; then mkdir -p target/$2/release; echo $2 > target/$2/release/edge-warden; fi
                 shift
@@ -304,6 +338,7 @@ mod build_script {
             .current_dir(place)
             .env_clear()
             .env("PATH", path)
+            .env("HOME", place)
             .output()
             .unwrap();
         (output, folder)

@@ -53,7 +53,7 @@ fn policy(site: &Site, number: u32) -> Policy {
 }
 
 /// Time of a sender's thread per frame: the sender's core does the receiving, too (net/core/dev.c, `netif_rx`).
-fn frames() {
+pub(crate) fn frames() {
     let site = Site::build(Options::default());
     let mut firewall = site
         .gateway()
@@ -122,15 +122,15 @@ fn per_frame(wire: &Wire, from: &Host, to: &Host) -> u128 {
     (spent() - start).as_nanos() / u128::from(FRAMES)
 }
 
-fn transactions() {
-    const TIMES: usize = 7;
+pub(crate) fn transactions() {
+    let rounds = crate::runs(7);
     let site = Site::build(Options::default());
     for number in [1, 250, 10_000] {
         let all = policy(&site, number);
         let one_less = policy(&site, number - 1);
         let [mut whole, mut one, mut same, mut back, mut replaced] = [const { Vec::new() }; 5];
         let mut memory = Vec::new();
-        for _ in 0..TIMES {
+        for _ in 0..rounds {
             let open = || NftablesFirewall::open(TableOwnership::Auto).unwrap();
             let mut firewall = site.gateway().enter(open);
             firewall.enforce(&policy(&site, 0), NOW).unwrap();
@@ -169,7 +169,7 @@ fn transactions() {
         }
         println!(
             "{number} devices: {} KiB more of kernel memory (median)",
-            memory[TIMES / 2]
+            memory[rounds / 2]
         );
     }
     println!("memory of this process, all of the above: {}", peak());

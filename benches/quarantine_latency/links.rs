@@ -50,7 +50,8 @@ fn through_the_agent(what: &str, ownership: &str, n: usize, damage: impl Fn(&Gua
         place.await_silence();
     }
     let (mut passed, mut gaps) = (0, Vec::new());
-    for _ in 0..ROUNDS {
+    let rounds = crate::runs(ROUNDS);
+    for _ in 0..rounds {
         let start = now();
         damage(&guarded);
         restless.await_sent(300);
@@ -58,7 +59,7 @@ fn through_the_agent(what: &str, ownership: &str, n: usize, damage: impl Fn(&Gua
         passed += count;
         gaps.push(gap);
     }
-    println!("{what}, tableOwnership {ownership}: {passed} packets passed in {ROUNDS} rounds");
+    println!("{what}, tableOwnership {ownership}: {passed} packets passed in {rounds} rounds");
     line("gap", gaps);
 }
 
@@ -114,7 +115,8 @@ fn without_hooks_by_name() {
     firewall.enforce(&cut, NOW).unwrap();
     let back = Change::LinkPresent("lan3".to_owned());
     let (mut passed, mut gaps) = (0, Vec::new());
-    for _ in 0..ROUNDS {
+    let rounds = crate::runs(ROUNDS);
+    for _ in 0..rounds {
         site.gateway().shell("ip link del lan3");
         firewall.distrust();
         firewall.enforce(&cut, NOW).unwrap();
@@ -135,6 +137,6 @@ fn without_hooks_by_name() {
         passed += count;
         gaps.push(gap);
     }
-    println!("plain interface made anew, hooks not by name: {passed} packets passed in {ROUNDS} rounds");
+    println!("plain interface made anew, hooks not by name: {passed} packets passed in {rounds} rounds");
     line("gap", gaps);
 }

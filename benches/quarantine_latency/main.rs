@@ -4,7 +4,9 @@
 //! ```text
 //! EDGE_WARDEN_BINARY=target/x86_64-unknown-linux-gnu/release/edge-warden cargo test --bench quarantine_latency
 //! ```
-//! measures that binary; without the variable, the one cargo builds. Names of parts as arguments run only these.
+//! measures that binary; without the variable, the one cargo builds. Names of parts as arguments run only these; the
+//! largest, `most`, runs only when it is named. `EDGE_WARDEN_RUNS=5` repeats everything five times at the most: to see
+//! that it works, not to measure.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -28,23 +30,36 @@ use support::warden::{Arrivals, Flood, Guarded, ON_DISK, SOON, devices, now, per
 
 fn main() {
     ON_DISK.store(true, std::sync::atomic::Ordering::Relaxed);
-    let parts: [(&str, fn()); 8] = [
+    let parts: [(&str, fn()); 11] = [
         ("latency", latency),
         ("kill", || ["auto", "off"].map(kill).into_iter().collect()),
         ("flush", || ["auto", "off"].map(flush).into_iter().collect()),
         ("delete", || ["auto", "off"].map(delete).into_iter().collect()),
+        ("upgrade", || ["auto", "off"].map(upgrade).into_iter().collect()),
         ("links", links::links),
         ("cost", cost::cost),
+        ("frames", cost::frames),
+        ("transactions", cost::transactions),
         ("many", || many(250)),
         ("most", || many(10_000)),
     ];
     let wanted: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
     for (name, part) in parts {
         // the largest takes long: only when asked for
-        if wanted.iter().any(|word| word == name) || (wanted.is_empty() && name != "most") {
+        if wanted.iter().any(|word| word == name)
+            || (wanted.is_empty() && !["most", "frames", "transactions"].contains(&name))
+        {
+            let start = now();
             part();
+            println!("part {name} took {:.0?}\n", start.elapsed());
         }
     }
+}
+
+/// How often something is repeated: so often, or less when it is only to be seen working.
+fn runs(often: usize) -> usize {
+    let least = |most: String| most.parse::<usize>().expect("EDGE_WARDEN_RUNS is a number").min(often);
+    std::env::var("EDGE_WARDEN_RUNS").map_or(often, least)
 }
 
 fn line(what: &str, mut times: Vec<Duration>) {
@@ -69,7 +84,7 @@ fn latency() {
         Arrivals::on_internet(site),
     );
     let (mut from_request, mut from_answer, mut told, mut after) = (Vec::new(), Vec::new(), Vec::new(), 0);
-    for _ in 0..200 {
+    for _ in 0..runs(200) {
         lan.await_more(50);
         internet.await_more(50);
         let asked = now();
@@ -115,7 +130,7 @@ fn kill(ownership: &str) {
     let (mut guarded, flood, lan, internet) = cut(&json!({"tableOwnership": ownership}));
     let (start, sent) = (now(), flood.sent());
     let mut back = Vec::new();
-    for _ in 0..100 {
+    for _ in 0..runs(100) {
         guarded.kill();
         flood.await_sent(20);
         let launched = now();
@@ -131,6 +146,39 @@ fn kill(ownership: &str) {
     assert_eq!(passed, 0);
 }
 
+/// A new version under another path, the old one stopped or killed and removed.
+fn upgrade(ownership: &str) {
+    let (mut guarded, flood, lan, internet) = cut(&json!({"tableOwnership": ownership}));
+    let folder = guarded.dir.with_file_name("versions");
+    std::fs::create_dir(&folder).unwrap();
+    let shipped = guarded.binary.clone();
+    let (start, sent) = (now(), flood.sent());
+    let mut between = Vec::new();
+    let rounds = runs(100);
+    for version in 0..rounds {
+        let binary = folder.join(version.to_string());
+        std::fs::copy(&shipped, &binary).unwrap();
+        let old = std::mem::replace(&mut guarded.binary, binary);
+        let ended = now();
+        if version % 2 == 0 {
+            guarded.stop();
+        } else {
+            guarded.kill();
+        }
+        if old != shipped {
+            std::fs::remove_file(old).unwrap();
+        }
+        flood.await_sent(20);
+        guarded.run();
+        between.push(ended.elapsed());
+    }
+    let passed = lan.since(start).len() + internet.since(start).len();
+    let sent = flood.sent() - sent;
+    println!("upgrade, tableOwnership {ownership}: {passed} packets passed of 2 x {sent} in {rounds} upgrades");
+    line("old version told to end or killed -> new one answers", between);
+    assert_eq!(passed, 0);
+}
+
 fn flush(ownership: &str) {
     damage("nft flush ruleset", ownership);
 }
@@ -143,7 +191,7 @@ fn delete(ownership: &str) {
 fn damage(command: &str, ownership: &str) {
     let (guarded, flood, lan, internet) = cut(&json!({"tableOwnership": ownership}));
     let (mut passed, mut gaps) = (0, Vec::new());
-    for _ in 0..100 {
+    for _ in 0..runs(100) {
         let start = now();
         // who does not own the table is refused
         guarded.site.gateway().run(&["sh", "-c", command]);
@@ -195,6 +243,10 @@ fn many(number: usize) {
         start.elapsed()
     );
     println!("memory of the agent: {}", guarded.memory());
+    // what a comparison with the kernel and an answer to the operator cost with so many
+    let asked = now();
+    guarded.answer(&Request::QuarantineList);
+    println!("quarantine list of {}: {:.1?}", names.len(), asked.elapsed());
     guarded.stop();
     let start = now();
     guarded.run();
@@ -206,7 +258,7 @@ fn many(number: usize) {
     let flood = Flood::start(&guarded.site, 0, 2000);
     let lan = Arrivals::on_lan(guarded.site.device(1), guarded.site.device(0));
     let mut one_more = Vec::new();
-    for _ in 0..20 {
+    for _ in 0..runs(20) {
         lan.await_more(50);
         let asked = now();
         guarded.answer(&Request::QuarantineAdd {

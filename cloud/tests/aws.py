@@ -7,6 +7,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import boto3
+from botocore.config import Config
 from moto.server import ThreadedMotoServer
 
 SHADOW = r"^(GET|POST) /things/[^/]+/shadow"
@@ -14,6 +15,9 @@ READ_SHADOW = r"^GET /things/[^/]+/shadow"
 WRITE_SHADOW = r"^POST /things/[^/]+/shadow"
 GROUP = r"^PUT /thing-groups/updateThingGroupsForThing"
 ALWAYS = 10**9
+PATIENCE = 600  # seconds for one call; the machine may be busy, and moto loads a service at its first call
+# A call that is given up and made again would find done what it was to do.
+ONCE = Config(connect_timeout=PATIENCE, read_timeout=PATIENCE, retries={"total_max_attempts": 1})
 
 
 class Aws:
@@ -42,6 +46,7 @@ class Aws:
             region_name="us-east-1",
             aws_access_key_id="AKIATEST",
             aws_secret_access_key="secret",
+            config=ONCE,
         )
         self.iot, self.shadows = client("iot"), client("iot-data")
 
@@ -63,7 +68,7 @@ class Aws:
                     answer = json.dumps({"message": fault["message"]}).encode()
                     headers = {"x-amzn-ErrorType": fault["code"], "Content-Type": "application/json"}
                     return self.answer(fault["status"], headers, answer)
-                upstream = http.client.HTTPConnection("127.0.0.1", aws._port, timeout=60)
+                upstream = http.client.HTTPConnection("127.0.0.1", aws._port, timeout=PATIENCE)
                 headers = {k: v for k, v in self.headers.items() if k.lower() not in ("connection", "content-length")}
                 upstream.request(self.command, self.path, body, headers)
                 response = upstream.getresponse()

@@ -15,7 +15,7 @@ import subprocess
 import tempfile
 import time
 
-PATIENCE = 60  # seconds; the machine may be busy
+PATIENCE = 300  # seconds; the machine may be busy
 MACS = ["02:00:00:00:00:01", "02:00:00:00:00:02"]
 ADDRESSES = ["10.20.0.10", "10.20.0.11"]
 _sites = itertools.count()

@@ -26,6 +26,15 @@ def commands():
                     yield page.name, " ".join(command.split()), comment.strip()
 
 
+def test_the_others_are_run():
+    """Ours by the test below, make's by the script that runs the tests."""
+    script = (template.ROOT / "cloud" / "test.sh").read_text()
+    others = {c for _, c, _ in commands() if not needs_aws(c) and not c.startswith("edge-warden ")}
+    assert others
+    for command in others:
+        assert command.startswith("make ") and f"    {command} " in script, command
+
+
 def needs_aws(command):
     return command.startswith(("aws ", "gdk "))
 

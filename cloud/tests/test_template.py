@@ -184,8 +184,13 @@ def test_other_conditions_both_ways():
 
 
 def allowed(rendered, policy, action, resource):
-    """Whether an IoT policy allows it: Deny wins, `*` spans slashes (AWS IoT, "Action resources")."""
-    statements = rendered.resources[policy]["Properties"]["PolicyDocument"]["Statement"]
+    """Whether an IoT policy of the template allows it."""
+    return permits(rendered.resources[policy]["Properties"]["PolicyDocument"], action, resource)
+
+
+def permits(document, action, resource):
+    """Whether a policy allows it: Deny wins, `*` spans slashes (AWS IoT, "Action resources")."""
+    statements = document["Statement"]
     wanted = template.arn("iot", resource)
     fits = lambda pattern: fnmatch.fnmatchcase(wanted, pattern.replace("[", "[[]"))
     hit = [s["Effect"] for s in statements
@@ -216,23 +221,51 @@ def test_the_core_may_do_what_the_component_does_and_for_no_other_thing():
     assert not allowed(classic, "CorePolicy", "iot:Publish", "topic/$aws/things/cam-7/shadow/name/quarantine/update")
 
 
-def test_every_topic_the_recipe_grants_is_one_the_policy_knows():
-    """A topic the component may use with the nucleus, but not with AWS IoT, would fail on a hardened core only."""
+def granted_topics():
+    """What the recipe lets the component do with AWS IoT: IoT action, kind of resource and topic, things written out."""
     proxy = template.recipe()["ComponentConfiguration"]["DefaultConfiguration"]["accessControl"]
     both = {"PublishToIoTCore": "iot:Publish", "SubscribeToIoTCore": "iot:Subscribe"}
-    seen = 0
     for grant in proxy["aws.greengrass.ipc.mqttproxy"].values():
         for operation, topic in itertools.product(grant["operations"], grant["resources"]):
             action = both[operation.removeprefix("aws.greengrass#")]
             kind = "topic" if action == "iot:Publish" else "topicfilter"
             if topic.startswith("edge-warden/"):
                 topic = topic.replace("*", "gateway-1", 1)
-            topic = topic.replace("things/*", "things/cam-7", 1)
-            rendered = Rendered(ShadowName="quarantine" if "/name/" in topic else "")
-            topic = topic.replace("/name/*", "/name/quarantine")
-            assert allowed(rendered, "CorePolicy", action, f"{kind}/{topic}"), (action, topic)
-            seen += 1
-    assert seen >= 10
+            yield action, kind, topic.replace("things/*", "things/cam-7", 1)
+
+
+def test_every_topic_the_recipe_grants_is_one_the_policy_knows():
+    """A topic the component may use with the nucleus, but not with AWS IoT, would fail on a hardened core only."""
+    granted = list(granted_topics())
+    assert len(granted) >= 10
+    for action, kind, topic in granted:
+        rendered = Rendered(ShadowName="quarantine" if "/name/" in topic else "")
+        topic = topic.replace("/name/*", "/name/quarantine")
+        assert allowed(rendered, "CorePolicy", action, f"{kind}/{topic}"), (action, topic)
+
+
+def documented_policies():
+    """The policies of docs/security.md, in their order: core device, client device, who quarantines from the cloud."""
+    page = (template.ROOT / "docs" / "security.md").read_text()
+    blocks = re.findall(r"^```json\n(.*?)^```", page, re.S | re.M)
+    filled = (b.replace("REGION", "us-east-1").replace("ACCOUNT", "123456789012").replace("CORE_THING_NAME", "gateway-1")
+              for b in blocks)  # fmt: skip
+    policies = [json.loads(block) for block in filled if '"Version"' in block]
+    assert len(policies) == 3
+    return policies
+
+
+def test_the_documented_policies_are_enough_and_close_what_they_say():
+    core, device, person = documented_policies()
+    for action, kind, topic in granted_topics():
+        topic = topic.replace("/name/*", "/name/quarantine")
+        assert permits(core, action, f"{kind}/{topic}"), (action, topic)
+    assert not permits(core, "iot:Publish", "topic/edge-warden/gateway-2/violations")
+    assert device["Statement"] == Rendered().resources["LocalThingsPolicy"]["Properties"]["PolicyDocument"]["Statement"]
+    may = lambda action, thing: permits(person, action, f"thing/{thing}")
+    for action in ["iot:GetThingShadow", "iot:UpdateThingShadow"]:
+        assert may(action, "gateway-1-cam/quarantine")
+        assert not may(action, "gateway-1-cam") and not may(action, "other/quarantine")
 
 
 def test_no_device_writes_the_shadow_that_decides_over_it():

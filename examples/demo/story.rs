@@ -216,10 +216,11 @@ impl Play<'_> {
         self.tell.pass(Duration::from_secs(4))
     }
 
-    /// A device behind the routed port, by way of the cloud: the event, and the workshop's Lambda that writes a shadow.
+    /// A device behind the routed port, by way of the cloud: the event, and the shadow update that the workshop's Lambda
+    /// writes for it. No Lambda runs here; `cloud/tests/test_site.py` runs it.
     fn the_reader(&mut self) -> anyhow::Result<()> {
         self.tell
-            .part("5  badge-reader leaks data: the gateway notices, the cloud decides");
+            .part("5  badge-reader leaks data: the gateway notices, a shadow decides");
         let thing = self.thing(READER);
         let rogue_at = Instant::now();
         let rogue = Rogue::exfiltrate(&self.stage.site, self.counts, READER);
@@ -228,7 +229,8 @@ impl Play<'_> {
         let violation = self.await_alarm(thing)?;
         self.tell.pass(Duration::from_secs(2))?;
         let demanded_at = Instant::now();
-        let mitigation = "the mitigation Lambda, told by that event, writes the thing's shadow";
+        let mitigation = "no AWS here: a command writes into the shadow what the mitigation Lambda writes for that event \
+                          (cloud/tests/test_site.py runs the Lambda itself)";
         self.write_shadow(thing, r#"{"quarantine": true}"#, mitigation)?;
         let enforced_at = self.await_enforced(thing, &json!(true))?;
         let took = enforced_at.saturating_duration_since(demanded_at);
@@ -243,7 +245,7 @@ impl Play<'_> {
         );
         self.document(thing, "while it is cut off");
         let demand = Demand {
-            title: "shadow from the cloud",
+            title: "demand in the shadow",
             demand: "the shadow was written",
             rogue_at,
             demanded_at,
@@ -254,7 +256,11 @@ impl Play<'_> {
         drop(rogue);
         self.tell.event(Who::Device, format!("{thing} stops uploading"));
         let release_at = Instant::now();
-        self.write_shadow(thing, r#"{"quarantine": false}"#, "the cloud takes its demand back")?;
+        self.write_shadow(
+            thing,
+            r#"{"quarantine": false}"#,
+            "a command takes the demand back, as a person in the cloud would",
+        )?;
         self.await_enforced(thing, &json!(false))?;
         self.released(READER, &demand, cut, release_at)?;
         self.document(thing, "after the release");

@@ -1,7 +1,7 @@
 //! Files the agent keeps: written whole or not at all, never through a link.
 
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// A file that could not be read or written.
@@ -16,6 +16,14 @@ pub enum FileError {
         #[source]
         source: io::Error,
     },
+    /// The folder is somebody else's: who controls it decides over quarantines.
+    #[error("{path} is {what}; it must be a folder of this user that nobody else can write")]
+    NotOurs {
+        /// The folder.
+        path: PathBuf,
+        /// What it is.
+        what: &'static str,
+    },
     /// Reading failed (an absent file is no error).
     #[error("cannot read {path}")]
     Read {
@@ -25,7 +33,7 @@ pub enum FileError {
         #[source]
         source: io::Error,
     },
-    /// Writing failed; the former content is still there.
+    /// Writing failed; the former content is still there, unless it was to be written over in place.
     #[error("cannot write {path}; its former content stays")]
     Write {
         /// The file.
@@ -52,6 +60,27 @@ pub fn make_folder(folder: &Path) -> Result<(), FileError> {
             path: folder.to_owned(),
             source,
         })
+}
+
+/// Make `folder` as [`make_folder`] does, and see that it is ours alone.
+///
+/// # Errors
+/// [`FileError::Folder`], [`FileError::NotOurs`].
+pub fn make_own_folder(folder: &Path) -> Result<(), FileError> {
+    make_folder(folder)?;
+    let metadata = std::fs::metadata(folder).map_err(|source| FileError::Folder {
+        path: folder.to_owned(),
+        source,
+    })?;
+    let what = if metadata.uid() != rustix::process::geteuid().as_raw() {
+        "another user's"
+    } else if metadata.mode() & 0o022 != 0 {
+        "writable for others"
+    } else {
+        return Ok(());
+    };
+    let path = folder.to_owned();
+    Err(FileError::NotOurs { path, what })
 }
 
 /// The content of `path`; `None` when there is no such file.
@@ -119,6 +148,28 @@ pub fn replace_with_mode(path: &Path, content: &[u8], mode: u32) -> Result<(), F
     written.map_err(failed)
 }
 
+/// Write over the content of `path` where it is, for a file system without room for a second one: what is no longer than
+/// the former content needs no more space. A crash in the middle leaves a mixture, and so does a failure.
+///
+/// # Errors
+/// [`FileError::Write`], also when there is no such file.
+pub fn overwrite(path: &Path, content: &[u8]) -> Result<(), FileError> {
+    let nofollow = i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or(0);
+    let written = (|| {
+        let mut file = std::fs::OpenOptions::new()
+            .write(true)
+            .custom_flags(nofollow)
+            .open(path)?;
+        file.write_all(content)?;
+        file.set_len(u64::try_from(content.len()).unwrap_or(u64::MAX))?;
+        file.sync_all()
+    })();
+    written.map_err(|source| FileError::Write {
+        path: path.to_owned(),
+        source,
+    })
+}
+
 /// An error with everything below it, on one line.
 pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
@@ -145,6 +196,20 @@ mod tests {
         assert_eq!(read(&path).unwrap().unwrap(), b"two");
         assert!(read(&path.join("below")).is_err());
         assert!(replace(&dir.path().join("nowhere/state.json"), b"x").is_err());
+    }
+
+    #[test]
+    fn writes_over_what_is_there_and_makes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.json");
+        assert!(overwrite(&path, b"x").is_err());
+        replace(&path, b"as long as this").unwrap();
+        overwrite(&path, b"shorter").unwrap();
+        assert_eq!(read(&path).unwrap().unwrap(), b"shorter");
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        assert!(overwrite(&link, b"x").is_err());
+        assert_eq!(std::fs::read(&path).unwrap(), b"shorter");
     }
 
     #[test]

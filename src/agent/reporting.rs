@@ -61,13 +61,13 @@ struct Saved {
 }
 
 impl Saved {
-    /// What would be saved had `core` reported just now.
-    fn just_reported(core: &ThingName, wall: UnixTime) -> Self {
+    /// What would be saved had all of them reported just now.
+    fn just_reported<'a>(things: impl Iterator<Item = &'a ThingName>, wall: UnixTime) -> Self {
         let state = ThingState {
             last_report_time: Some(wall),
             ..ThingState::default()
         };
-        let things = BTreeMap::from([(core.clone(), state)]);
+        let things = things.map(|thing| (thing.clone(), state.clone())).collect();
         Self {
             schedule: ScheduleState {
                 boot_id: String::new(),
@@ -143,7 +143,11 @@ impl Reporting {
             tracing::warn!(error = %trouble, "the saved report times cannot be used; the first report waits a whole interval");
         }
         // Unreadable times could hide a report of a moment ago: act as if there had been one.
-        let saved = saved.or_else(|| trouble.is_some().then(|| Saved::just_reported(core, wall)));
+        let saved = saved.or_else(|| {
+            trouble
+                .is_some()
+                .then(|| Saved::just_reported(local.iter().chain([core]), wall))
+        });
         let saved = saved.map(|saved| saved.settle(boot_id, now, wall));
         let (schedule_state, totals) = saved.map_or((None, None), |saved| (Some(saved.schedule), saved.totals));
         let schedule = Schedule::new(
@@ -453,9 +457,17 @@ impl Reporting {
             totals: self.meter.state(&self.boot_id),
             publishing: self.in_flight.as_ref().map(|sent| sent.thing.clone()),
         };
+        let path = state_dir.join(FILE);
         let written = serde_json::to_vec(&saved)
             .map_err(|error| error.to_string())
-            .and_then(|content| files::replace(&state_dir.join(FILE), &content).map_err(|error| files::chain(&error)));
+            .and_then(|content| {
+                files::replace(&path, &content).map_err(|error| {
+                    // A report goes out all the same, and the next start must know of it. What a crash leaves of this is
+                    // unreadable at the worst, and the first report waits a whole interval then.
+                    let _ = files::overwrite(&path, &content);
+                    files::chain(&error)
+                })
+            });
         match written {
             Ok(()) => {
                 if self.save_error.take().is_some() {
@@ -466,7 +478,7 @@ impl Reporting {
                 if self.save_error.as_ref() != Some(&error) {
                     tracing::warn!(
                         error,
-                        "report times are not saved; after a restart the first report waits longer"
+                        "report times are not saved but written over where they are; a crash meanwhile makes the first report wait"
                     );
                 }
                 self.save_error = Some(error);

@@ -25,10 +25,11 @@ Environment:
   SVCUID, AWS_GG_NUCLEUS_DOMAIN_SOCKET_FILEPATH_FOR_COMPONENT, AWS_IOT_THING_NAME
                                  set by the nucleus for `run`; without them use --standalone DIR";
 
-/// Device Defender reports for a gateway and the devices behind it, as a Greengrass component.
+/// Device Defender reports, detection and quarantine for a gateway and the devices behind it, as a Greengrass component.
 ///
-/// Edge Warden measures the host from /proc and netlink and publishes AWS IoT Device Defender reports through the
-/// Greengrass nucleus. `edge-warden report` shows what would be reported, now and without AWS; `edge-warden run
+/// Edge Warden measures the gateway and every device behind it and publishes AWS IoT Device Defender reports through the
+/// Greengrass nucleus; it judges them by security profiles, and cuts devices off by nftables when a shadow, an alarm or
+/// the operator says so. `edge-warden report` shows what would be reported, now and without AWS; `edge-warden run
 /// --standalone DIR` runs the whole agent without a nucleus.
 #[derive(Debug, Parser)]
 #[command(name = "edge-warden", version, after_help = EXIT_CODES, max_term_width = 110)]
@@ -93,8 +94,8 @@ pub enum Command {
     },
     /// Print the manual page, of the program or of one verb.
     Man {
-        /// The verb
-        verb: Option<String>,
+        /// The verb, such as `doctor` or `quarantine add`
+        verb: Vec<String>,
     },
 }
 
@@ -319,8 +320,8 @@ pub enum QuarantineVerb {
         /// What it may still do; as configured when not given
         #[arg(long, value_enum)]
         mode: Option<Mode>,
-        /// End by itself after this many seconds
-        #[arg(long = "for", value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3_153_600_000))]
+        /// End by itself after this time: 90 (seconds), 30m, 2h, 7d, "1d 12h"
+        #[arg(long = "for", value_name = "TIME", value_parser = seconds)]
         seconds: Option<u64>,
         /// Why, for the audit log and `why`
         #[arg(long)]
@@ -340,6 +341,24 @@ pub enum QuarantineVerb {
         /// Whom
         thing: ThingName,
     },
+}
+
+/// A length of time in seconds, at most a century.
+fn seconds(text: &str) -> Result<u64, String> {
+    let wrong = || "write seconds, or a time such as 30m, 2h or 7d (no months or years)".to_owned();
+    let seconds = match text.parse::<u64>() {
+        Ok(seconds) => seconds,
+        Err(_) => {
+            let span: jiff::Span = text.parse().map_err(|_| wrong())?;
+            let days = jiff::SpanRelativeTo::days_are_24_hours();
+            let duration = span.to_duration(days).map_err(|_| wrong())?;
+            u64::try_from(duration.as_secs()).map_err(|_| wrong())?
+        }
+    };
+    match seconds {
+        1..=3_153_600_000 => Ok(seconds),
+        _ => Err("write a time from 1 second to a century".to_owned()),
+    }
 }
 
 /// Postures.

@@ -12,6 +12,9 @@ use super::{Exit, args, logging, run};
 pub fn run(arguments: &args::Place) -> anyhow::Result<Exit> {
     logging::start(LevelFilter::INFO, false);
     let state_dir = state_dir(arguments);
+    if !state_dir.exists() {
+        anyhow::bail!("{} does not exist: no decisions are stored there", state_dir.display());
+    }
     // the looser rules: a standalone agent's configuration is as good here
     let config = run::last_good_config(&state_dir.join(run::LAST_GOOD), Mode::Standalone).unwrap_or_else(|| {
         tracing::warn!(

@@ -31,6 +31,8 @@ pub enum Exit {
     Failed,
     /// 5
     Unfit,
+    /// 6
+    NotInForce,
 }
 
 impl From<Exit> for ExitCode {
@@ -40,6 +42,7 @@ impl From<Exit> for ExitCode {
             Exit::InvalidConfiguration => 3,
             Exit::Failed => 4,
             Exit::Unfit => 5,
+            Exit::NotInForce => 6,
         })
     }
 }

@@ -5,7 +5,7 @@ use std::io::Write;
 use edge_warden::agent::clock::{Clock, SystemClock};
 use edge_warden::control::{Request, ask};
 use edge_warden::model::UnixTime;
-use edge_warden::quarantine::{Posture, rfc3339};
+use edge_warden::quarantine::{Posture, Refusal, rfc3339};
 use serde_json::Value;
 
 use super::args::{self, Mode, QuarantineVerb};
@@ -37,11 +37,26 @@ pub fn run(arguments: &args::Quarantine) -> anyhow::Result<Exit> {
         QuarantineVerb::Why { thing } => Request::QuarantineWhy { thing: thing.clone() },
     };
     let answer = ask(&arguments.place.socket(), &request)?;
+    let exit = match &arguments.verb {
+        QuarantineVerb::Add { thing, .. } if !in_force(&answer) => {
+            let unknown = Refusal::UnknownDevice.to_string();
+            if answer.pointer("/decision/refused").and_then(Value::as_str) == Some(&unknown) {
+                eprintln!(
+                    "warning: no device is known for {thing}: nobody is cut off. The demand is kept, and takes effect as \
+                     soon as one is; `edge-warden devices` lists the things, `quarantine release` takes it back"
+                );
+            } else {
+                eprintln!("warning: {thing} is not cut off; the demand is kept");
+            }
+            Exit::NotInForce
+        }
+        _ => Exit::Done,
+    };
     let mut out = std::io::stdout().lock();
     if arguments.json {
         serde_json::to_writer_pretty(&mut out, &answer)?;
         writeln!(out)?;
-        return Ok(Exit::Done);
+        return Ok(exit);
     }
     match arguments.verb {
         QuarantineVerb::List => list(&mut out, answer.as_array().map_or(&[], Vec::as_slice))?,
@@ -63,7 +78,15 @@ pub fn run(arguments: &args::Quarantine) -> anyhow::Result<Exit> {
             one(&mut out, &answer)?
         }
     }
-    Ok(Exit::Done)
+    Ok(exit)
+}
+
+/// Whether a demand does what it is to do: also where only watching is configured, and where part of the way is covered.
+fn in_force(thing: &Value) -> bool {
+    let cut = thing.pointer("/decision/cut").is_some();
+    let held = thing.get("enforced");
+    let failed = held.is_none_or(|held| held.is_null() || held.get("failure").is_some());
+    cut && (!failed || thing.get("observeOnly") == Some(&Value::Bool(true)))
 }
 
 fn list(out: &mut impl Write, things: &[Value]) -> std::io::Result<()> {

@@ -72,7 +72,10 @@ pub fn run(arguments: &args::Run) -> anyhow::Result<Exit> {
         .event_interval(1)
         .build()
         .context("no event loop")?;
-    runtime.block_on(serve(start, clock, arguments.stop_after_reports))
+    let ended = runtime.block_on(serve(start, clock, arguments.stop_after_reports));
+    // a source that does not answer (a file on a dead network file system) must not keep the process from ending
+    runtime.shutdown_background();
+    ended
 }
 
 async fn serve(start: Start, clock: SystemClock, stop_after_reports: Option<u64>) -> anyhow::Result<Exit> {
@@ -150,7 +153,7 @@ fn begin_standalone(dir: &Path, arguments: &args::Run, clock: SystemClock) -> an
         None => Config::default(),
     };
     detecting::load(&config).map_err(|error| invalid_profiles(&error))?;
-    files::make_folder(dir)?;
+    files::make_own_folder(dir)?;
     let log = logging::start(filter_of(config.log.level), config.log.format == LogFormat::Json);
     let state_dir = dir.join("state");
     if config.quarantine.boot_unit {
@@ -365,7 +368,7 @@ pub fn enforce_stored(
     state_dir: &Path,
     clock: &SystemClock,
 ) -> anyhow::Result<(Warden, HostSample, File)> {
-    files::make_folder(state_dir)?;
+    files::make_own_folder(state_dir)?;
     let alone = lock(state_dir)?;
     let sample = HostCollector::new(HostPaths::default()).collect();
     let warden = Warden::begin(config, core, state_dir, &boot_id(), &sample, now(clock))?;

@@ -170,9 +170,21 @@ pub(super) fn listening(sockets: &[Socket], names: &Names<'_>) -> Vec<ListeningP
 /// Sorted, and each once: a dump that is read in pieces can show a socket of a changing table twice.
 fn distinct(sockets: &[Socket], state: SocketState) -> Vec<Socket> {
     let mut wanted: Vec<Socket> = sockets.iter().filter(|socket| socket.state == state).copied().collect();
-    wanted.sort_unstable();
+    // the derived order in numbers, which compare at once: addresses compare octet by octet through memcmp
+    wanted.sort_unstable_by_key(|socket| {
+        let (remote, local) = (number(socket.remote), number(socket.local));
+        (remote, socket.remote_port, socket.local_port, local, socket.bound_to)
+    });
     wanted.dedup();
     wanted
+}
+
+/// Sorts as the address does, IPv4 before IPv6.
+fn number(address: IpAddr) -> (bool, u128) {
+    match address {
+        IpAddr::V4(v4) => (false, u32::from(v4).into()),
+        IpAddr::V6(v6) => (true, v6.into()),
+    }
 }
 
 /// fe80::/10 (RFC 4291, 2.5.6).
@@ -296,6 +308,30 @@ mod tests {
             );
         }
         assert_eq!(Transport::Udp.admit(7, nobody, nobody, 0), None, "unbound");
+    }
+
+    #[test]
+    fn sockets_are_sorted_in_their_derived_order() {
+        let ends = [
+            "0.0.0.0:1",
+            "1.2.3.4:2",
+            "1.2.3.4:1",
+            "255.0.0.1:9",
+            "0.0.1.0:9",
+            "[::]:3",
+            "[::1]:1",
+            "[fe80::1]:7",
+            "[2001:db8::ff00]:7",
+            "[::ffff:0:1]:1",
+        ];
+        let mut sockets: Vec<Socket> = Vec::new();
+        for (local, remote) in ends.iter().flat_map(|local| ends.map(|remote| (local, remote))) {
+            sockets.extend([tcp(1, local, remote, 0), tcp(1, local, remote, 3)]);
+        }
+        sockets.reverse();
+        let sorted = distinct(&sockets, SocketState::Established);
+        sockets.sort();
+        assert_eq!(sorted, sockets);
     }
 
     #[test]

@@ -28,6 +28,8 @@ const INTERVAL_SECONDS_MAX: u32 = 86_400;
 const MAX_BYTES: std::ops::RangeInclusive<u32> = 1000..=131_072;
 /// Allowed `quarantine.maxEdgeQuarantines`.
 const MAX_EDGE_QUARANTINES: std::ops::RangeInclusive<u16> = 1..=10_000;
+/// Allowed `quarantine.edgeSeconds`: up to a year.
+const EDGE_SECONDS: std::ops::RangeInclusive<u32> = 0..=31_536_000;
 /// The most entries of `discovery.leases`.
 const MAX_LEASES: usize = 64;
 /// The most entries of `quarantine.protected`.
@@ -306,6 +308,10 @@ fn check_quarantine(raw: RawQuarantine, included: &[Included], problems: &mut Pr
                 }
             })
             .unwrap_or(default.max_edge_quarantines),
+        edge_seconds: raw
+            .edge_seconds
+            .and_then(|value| problems.integer(&place.child("edgeSeconds"), &value, EDGE_SECONDS))
+            .unwrap_or(default.edge_seconds),
         table_ownership: choice(problems, &place, "tableOwnership", raw.table_ownership),
         broker_ports: raw
             .broker_ports

@@ -153,6 +153,8 @@ pub struct Quarantine {
     pub protected: Vec<Protected>,
     /// How many things detection may cut off at once and per hour.
     pub max_edge_quarantines: AutoOr<NonZeroU16>,
+    /// How long an alarm's quarantine lasts at the most, seconds; 0: as long as nobody ends it.
+    pub edge_seconds: u32,
     /// Whether the kernel guards our tables.
     pub table_ownership: TableOwnership,
     /// The core's broker ports a thing in `remediate` may reach; not empty, each once.
@@ -249,6 +251,7 @@ impl Default for Quarantine {
             shadow: QuarantineShadow::default(),
             protected: Vec::new(),
             max_edge_quarantines: AutoOr::Auto,
+            edge_seconds: 0,
             table_ownership: TableOwnership::default(),
             broker_ports: NonZeroU16::new(BROKER_PORTS_DEFAULT).into_iter().collect(),
             boot_unit: false,

@@ -170,6 +170,7 @@ pub struct RawQuarantine {
     pub shadow: Option<RawShadow>,
     pub protected: Option<Value>,
     pub max_edge_quarantines: Option<Value>,
+    pub edge_seconds: Option<Value>,
     pub table_ownership: Option<Value>,
     pub broker_ports: Option<Value>,
     pub boot_unit: Option<Value>,

@@ -52,6 +52,9 @@ pub struct AuditLog {
     torn: bool,
     recent: BTreeMap<(ThingName, String), Recent>,
     lost: u64,
+    /// The last of the entries that could not be written since one could, how many times it is meant, and how many
+    /// before it are lost.
+    missed: Option<(AuditEntry, u64, u64)>,
 }
 
 /// What one demander did about one thing in the present window.
@@ -75,10 +78,11 @@ impl AuditLog {
             torn: false,
             recent: BTreeMap::new(),
             lost: 0,
+            missed: None,
         }
     }
 
-    /// Entries that could not be written, since the start.
+    /// Entries that could not be written, since the start. The last of them is kept for when there is space again.
     #[must_use]
     pub fn lost(&self) -> u64 {
         self.lost
@@ -88,9 +92,13 @@ impl AuditLog {
     /// told by [`AuditLog::flush`].
     ///
     /// # Errors
-    /// When the line could not be written; it is lost.
+    /// When the line could not be written; it is lost, unless it is the last before there is space again.
     pub fn append(&mut self, entry: &AuditEntry, now: Monotonic) -> Result<(), AuditError> {
-        self.flush(now)?;
+        let flushed = self.flush(now);
+        self.append_one(entry, now).and(flushed)
+    }
+
+    fn append_one(&mut self, entry: &AuditEntry, now: Monotonic) -> Result<(), AuditError> {
         let key = (entry.thing.clone(), entry.who.clone());
         if !self.recent.contains_key(&key) && self.recent.len() >= MOST_WATCHED {
             return self.write(entry, 1); // more demanders than any site has: written, and bounded by the rotation
@@ -118,11 +126,22 @@ impl AuditLog {
         Ok(())
     }
 
-    /// Write what was held back in windows that are over: one line each, with `count`. To be called now and then.
+    /// Write what was held back in windows that are over: one line each, with `count`. And what could not be written
+    /// before: the last such line, with how many others are `lost`. To be called now and then.
     ///
     /// # Errors
     /// As [`AuditLog::append`].
     pub fn flush(&mut self, now: Monotonic) -> Result<(), AuditError> {
+        if let Some((entry, count, lost)) = &self.missed {
+            let line = line(entry, *count, *lost);
+            let written = self.try_write(line);
+            if written.is_err() {
+                self.file = None;
+                return written;
+            }
+            let count = self.missed.take().map_or(0, |(_, count, _)| count);
+            self.lost = self.lost.saturating_sub(count);
+        }
         let over = |recent: &Recent| now.since(recent.since) >= WINDOW;
         if !self.recent.values().any(over) {
             return Ok(());
@@ -141,9 +160,14 @@ impl AuditLog {
     }
 
     fn write(&mut self, entry: &AuditEntry, count: u64) -> Result<(), AuditError> {
-        let written = self.try_write(line(entry, count));
+        let written = self.try_write(line(entry, count, 0));
         if written.is_err() {
             self.lost = self.lost.saturating_add(count);
+            let before = self
+                .missed
+                .take()
+                .map_or(0, |(_, count, lost)| lost.saturating_add(count));
+            self.missed = Some((entry.clone(), count, before));
             self.file = None; // look again next time: it may have been moved away, or there may be space
         }
         written
@@ -168,8 +192,10 @@ impl AuditLog {
         // one write per line: lines of a reader that follows the file are whole
         let wrote = file.write(line.as_bytes());
         let got = wrote.as_ref().map_or(0, |wrote| *wrote);
-        self.size = self.size.saturating_add(u64::try_from(got).unwrap_or(u64::MAX));
-        if got > 0 {
+        // the disk is full: what fitted is no line, and taken back for whoever reads the log
+        let taken_back = (1..line.len()).contains(&got) && file.set_len(self.size).is_ok();
+        if got > 0 && !taken_back {
+            self.size = self.size.saturating_add(u64::try_from(got).unwrap_or(u64::MAX));
             self.torn = got < line.len();
         }
         match wrote {
@@ -227,7 +253,7 @@ impl AuditLog {
     }
 }
 
-fn line(entry: &AuditEntry, count: u64) -> String {
+fn line(entry: &AuditEntry, count: u64, lost: u64) -> String {
     let mut object = json!({
         "time": rfc3339(entry.time),
         "thing": entry.thing,
@@ -236,132 +262,16 @@ fn line(entry: &AuditEntry, count: u64) -> String {
         "before": entry.before,
         "after": entry.after,
     });
-    if let (true, Value::Object(object)) = (count > 1, &mut object) {
-        object.insert("count".to_owned(), count.into());
+    if let Value::Object(object) = &mut object {
+        if count > 1 {
+            object.insert("count".to_owned(), count.into());
+        }
+        if lost > 0 {
+            object.insert("lost".to_owned(), lost.into());
+        }
     }
     format!("{object}\n")
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::UnixTime;
-
-    fn at(seconds: u64) -> Monotonic {
-        Monotonic(Duration::from_secs(seconds))
-    }
-
-    fn entry(who: &str, what: &str, changed: bool) -> AuditEntry {
-        AuditEntry {
-            time: UnixTime::from_seconds(1_795_370_400),
-            thing: "cam-1".parse().unwrap(),
-            who: who.to_owned(),
-            what: what.to_owned(),
-            before: vec![],
-            after: if changed { vec!["operator".to_owned()] } else { vec![] },
-        }
-    }
-
-    fn lines(directory: &Path, name: &str) -> Vec<Value> {
-        let text = std::fs::read_to_string(directory.join(name)).unwrap();
-        text.lines()
-            .filter_map(|line| serde_json::from_str(line).ok())
-            .collect()
-    }
-
-    #[test]
-    fn a_line_says_everything() {
-        let directory = tempfile::tempdir().unwrap();
-        let mut log = AuditLog::open(directory.path());
-        log.append(&entry("root", "quarantined (isolate)\n\u{1b}[2J", true), at(0))
-            .unwrap();
-        let text = std::fs::read_to_string(directory.path().join(NAME)).unwrap();
-        assert_eq!(
-            text,
-            "{\"time\":\"2026-11-22T18:00:00Z\",\"thing\":\"cam-1\",\"who\":\"root\",\
-             \"what\":\"quarantined (isolate)\\n\\u001b[2J\",\"before\":[],\"after\":[\"operator\"]}\n"
-        );
-        let mode = directory.path().join(NAME).metadata().unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o600);
-    }
-
-    #[test]
-    fn a_thousand_refusals_are_a_line_a_minute_with_their_count() {
-        let directory = tempfile::tempdir().unwrap();
-        let mut log = AuditLog::open(directory.path());
-        for number in 0..1000 {
-            log.append(&entry("shadow", "release asked for", false), at(number / 10))
-                .unwrap();
-        }
-        log.append(&entry("root", "released", true), at(99)).unwrap();
-        log.flush(at(300)).unwrap();
-        let counts: Vec<(String, Option<u64>)> = lines(directory.path(), NAME)
-            .iter()
-            .map(|line| (line["who"].as_str().unwrap().to_owned(), line["count"].as_u64()))
-            .collect();
-        let expected = [
-            ("shadow", None),
-            ("shadow", Some(599)),
-            ("shadow", None),
-            ("root", None),
-            ("shadow", Some(399)),
-        ];
-        assert_eq!(counts, expected.map(|(who, count)| (who.to_owned(), count)));
-    }
-
-    #[test]
-    fn a_device_cannot_wash_the_log_out_with_changing_words_or_switching() {
-        let directory = tempfile::tempdir().unwrap();
-        let mut log = AuditLog::open(directory.path());
-        for number in 0..50_000 {
-            log.append(&entry("shadow", &format!("mode is {number}"), false), at(0))
-                .unwrap();
-            log.append(&entry("shadow", "quarantined", true), at(0)).unwrap();
-        }
-        assert_eq!(lines(directory.path(), NAME).len(), REFUSALS + CHANGES);
-    }
-
-    #[test]
-    fn it_is_rotated_by_size_and_three_parts_are_kept() {
-        let directory = tempfile::tempdir().unwrap();
-        let mut log = AuditLog::open(directory.path());
-        let words = "x".repeat(100_000);
-        for number in 0..60 {
-            log.append(&entry(&format!("who-{number}"), &words, true), at(0))
-                .unwrap();
-        }
-        let mut names: Vec<_> = std::fs::read_dir(directory.path())
-            .unwrap()
-            .map(|file| file.unwrap())
-            .inspect(|file| assert!(file.metadata().unwrap().len() <= MOST_BYTES))
-            .map(|file| file.file_name().into_string().unwrap())
-            .collect();
-        names.sort();
-        assert_eq!(names, [NAME, "audit.jsonl.1", "audit.jsonl.2", "audit.jsonl.3"]);
-        assert_eq!(lines(directory.path(), NAME).last().unwrap()["who"], "who-59");
-    }
-
-    #[test]
-    fn a_torn_line_does_not_spoil_the_next() {
-        let directory = tempfile::tempdir().unwrap();
-        std::fs::write(directory.path().join(NAME), "{\"time\":\"2026-11-22T18:0").unwrap();
-        let mut log = AuditLog::open(directory.path());
-        log.append(&entry("root", "released", true), at(0)).unwrap();
-        let lines = lines(directory.path(), NAME);
-        assert_eq!((lines.len(), &lines[0]["what"]), (1, &json!("released")));
-    }
-
-    #[test]
-    fn what_cannot_be_written_is_counted_and_the_log_goes_on() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join(NAME);
-        std::os::unix::fs::symlink("elsewhere", &path).unwrap();
-        let mut log = AuditLog::open(directory.path());
-        assert!(log.append(&entry("root", "released", true), at(0)).is_err());
-        assert_eq!(log.lost(), 1);
-        assert!(!directory.path().join("elsewhere").exists(), "a link is not followed");
-        std::fs::remove_file(&path).unwrap();
-        log.append(&entry("root", "released", true), at(0)).unwrap();
-        assert_eq!(lines(directory.path(), NAME).len(), 1);
-    }
-}
+mod tests;

@@ -55,6 +55,8 @@ pub struct Subject {
     pub macs: BTreeSet<MacAddress>,
     /// Its addresses that no rail protects.
     pub addresses: BTreeSet<IpAddr>,
+    /// Those of them that no configuration gives it: known only as long as somebody remembers them.
+    pub learnt: BTreeSet<IpAddr>,
     /// The strictest posture of its causes.
     pub posture: Posture,
     /// When the last of its causes ends; `None` when one has no end.
@@ -73,17 +75,31 @@ pub enum Verdict {
 /// What is decided about every thing that has causes.
 pub type Decision = BTreeMap<ThingName, Verdict>;
 
-/// The MAC addresses under which things are cut off already, by thing (see [`super::Quarantine::bound`]).
-pub type Bound = BTreeMap<ThingName, BTreeSet<MacAddress>>;
+/// What a thing is cut off by, kept so that it stays cut off when nobody can say any more who it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Hold {
+    /// Its MAC addresses.
+    pub macs: BTreeSet<MacAddress>,
+    /// The addresses last known as its own, without configured ones ([`Subject::learnt`]).
+    pub addresses: BTreeSet<IpAddr>,
+}
+
+/// What things are cut off by already, by thing (see [`super::Quarantine::bound`]).
+pub type Bound = BTreeMap<ThingName, Hold>;
 
 /// Most MAC addresses of one thing: one that registers a new one every second cannot fill the kernel's set.
 const MOST_MACS: usize = 32;
+/// Most learnt addresses of one thing: one that leases a pool empty cannot fill the kernel's set either.
+const MOST_LEARNT: usize = 32;
 
 /// Decide about every thing in `causes` (things without a cause are not in the result).
 ///
 /// A thing in `bound` was cut off before and stays so under those MAC addresses: nothing it does on the LAN (claim a
 /// protected address, contradict its lease, fall silent until its lease is over) may let it out. Only its causes'
 /// end does, a rail for the MAC address itself, or a configuration that gives the address to another thing.
+///
+/// It stays so under its last learnt IP addresses too, until it is seen with others of their kind, a rail covers them,
+/// or another thing has or claims them. A device nobody names has no say: it may be the thing itself with a new MAC address.
 #[must_use]
 pub fn decide(
     causes: &BTreeMap<ThingName, BTreeMap<CauseKey, Cause>>,
@@ -98,8 +114,9 @@ pub fn decide(
             .filter(|(_, identity)| identity.configured)
             .flat_map(|(thing, identity)| identity.macs.iter().map(move |mac| (*mac, thing)))
             .collect(),
+        claimed: claimed(identities, bound),
     };
-    let (unknown, unbound) = (Identity::default(), BTreeSet::new());
+    let (unknown, unbound) = (Identity::default(), Hold::default());
     causes
         .iter()
         .filter_map(|(thing, causes)| {
@@ -112,6 +129,7 @@ pub fn decide(
             let verdict = match site.judge(thing, identity, bound.get(thing).unwrap_or(&unbound)) {
                 Ok((macs, addresses)) => Verdict::Cut(Subject {
                     macs,
+                    learnt: addresses.difference(&identity.fixed).copied().collect(),
                     addresses,
                     posture,
                     until,
@@ -145,10 +163,43 @@ pub fn held_until_kept(decision: &mut Decision, before: &Decision, released: &BT
     }
 }
 
+/// Which things have or claim the addresses that are held by memory.
+fn claimed<'a>(
+    identities: &'a BTreeMap<ThingName, Identity>,
+    bound: &Bound,
+) -> BTreeMap<IpAddr, BTreeSet<&'a ThingName>> {
+    let held: BTreeSet<IpAddr> = bound.values().flat_map(|hold| hold.addresses.iter().copied()).collect();
+    let mut claimed: BTreeMap<IpAddr, BTreeSet<&'a ThingName>> = BTreeMap::new();
+    if held.is_empty() {
+        return claimed;
+    }
+    for (thing, identity) in identities {
+        let addresses = identity.addresses.iter().chain(&identity.contested);
+        for address in addresses
+            .map(IpAddr::to_canonical)
+            .filter(|address| held.contains(address))
+        {
+            claimed.entry(address).or_default().insert(thing);
+        }
+    }
+    claimed
+}
+
+/// Kinds of addresses: a device that shows others of one kind has moved on from those it had.
+fn kind(address: IpAddr) -> u8 {
+    match address {
+        IpAddr::V4(_) => 0,
+        IpAddr::V6(address) if address.is_unicast_link_local() => 1,
+        IpAddr::V6(_) => 2,
+    }
+}
+
 struct Site<'a> {
     rails: &'a Rails,
     /// Whom the configuration gives each MAC address.
     configured: BTreeMap<MacAddress, &'a ThingName>,
+    /// See [`claimed`].
+    claimed: BTreeMap<IpAddr, BTreeSet<&'a ThingName>>,
 }
 
 impl Site<'_> {
@@ -156,7 +207,7 @@ impl Site<'_> {
         &self,
         thing: &ThingName,
         identity: &Identity,
-        bound: &BTreeSet<MacAddress>,
+        bound: &Hold,
     ) -> Result<(BTreeSet<MacAddress>, BTreeSet<IpAddr>), Refusal> {
         if self.rails.core.as_ref() == Some(thing) {
             return Err(Refusal::Core);
@@ -166,22 +217,17 @@ impl Site<'_> {
         }
         let elsewhere = |mac: &MacAddress| self.configured.get(mac).is_some_and(|owner| *owner != thing);
         let free = |mac: &&MacAddress| !elsewhere(mac) && self.rails.forbid_mac(**mac).is_none();
-        if bound.iter().any(|mac| free(&mac)) {
-            // what contradicts itself proves nothing new; the addresses it is held under were proven before
-            let (macs, addresses) = if identity.in_conflict {
-                (BTreeSet::new(), BTreeSet::new())
+        if bound.macs.iter().any(|mac| free(&mac)) {
+            // what contradicts itself proves nothing new; what it is held under was proven before
+            let macs = if identity.in_conflict {
+                BTreeSet::new()
             } else {
-                (identity.macs.clone(), identity.addresses.clone())
+                identity.macs.clone()
             };
-            let macs = macs.iter().chain(bound.difference(&macs)).filter(free);
-            let free_address = |address: &IpAddr| self.rails.forbid_address(*address).is_none();
+            let macs = macs.iter().chain(bound.macs.difference(&macs)).filter(free);
             return Ok((
                 macs.take(MOST_MACS).copied().collect(),
-                addresses
-                    .into_iter()
-                    .map(|a| a.to_canonical())
-                    .filter(free_address)
-                    .collect(),
+                self.held_addresses(thing, identity, &bound.addresses),
             ));
         }
         // A rail refuses the whole thing: cutting "the rest" of it would leave a half-cut device nobody asked for.
@@ -210,210 +256,31 @@ impl Site<'_> {
             identity.addresses.iter().map(IpAddr::to_canonical).collect(),
         ))
     }
+
+    /// The addresses of a thing that is cut off already: its present ones, and those held by memory.
+    fn held_addresses(&self, thing: &ThingName, identity: &Identity, held: &BTreeSet<IpAddr>) -> BTreeSet<IpAddr> {
+        let present: BTreeSet<IpAddr> = if identity.in_conflict {
+            BTreeSet::new()
+        } else {
+            identity.addresses.iter().map(IpAddr::to_canonical).collect()
+        };
+        // what another thing has or claims was the rogue's claim, or is its address no more
+        let others = |address: &IpAddr| {
+            let claimed = self.claimed.get(address);
+            claimed.is_some_and(|claimed| claimed.iter().any(|other| *other != thing))
+        };
+        let moved_on = |address: &IpAddr| {
+            let learnt = present.difference(&identity.fixed);
+            let same_kind = learnt.filter(|known| kind(**known) == kind(*address)).count() > 0;
+            same_kind && !identity.contested.contains(address)
+        };
+        let kept = held.difference(&present).filter(|a| !others(a) && !moved_on(a));
+        let room = MOST_LEARNT.saturating_sub(present.len());
+        let kept: Vec<IpAddr> = kept.take(room).copied().collect();
+        let allowed = |address: &IpAddr| self.rails.forbid_address(*address).is_none();
+        present.into_iter().chain(kept).filter(allowed).collect()
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::quarantine::CauseKey;
-
-    fn thing(name: &str) -> ThingName {
-        name.parse().unwrap()
-    }
-
-    fn mac(last: u8) -> MacAddress {
-        MacAddress([2, 0, 0, 0, 0, last])
-    }
-
-    fn identity(macs: &[u8], addresses: &[&str]) -> Identity {
-        Identity {
-            macs: macs.iter().map(|last| mac(*last)).collect(),
-            addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
-            ..Identity::default()
-        }
-    }
-
-    fn rails() -> Rails {
-        Rails {
-            own_macs: [mac(0xfe)].into(),
-            own_addresses: ["10.0.0.1".parse().unwrap()].into(),
-            gateway_macs: [mac(0xfd)].into(),
-            gateway_addresses: ["192.168.1.1".parse().unwrap()].into(),
-            dns_servers: ["10.0.0.53".parse().unwrap()].into(),
-            protected: vec![
-                Protected::Mac(mac(0xfc)),
-                Protected::Thing(thing("plc")),
-                Protected::Network {
-                    address: "10.0.0.128".parse().unwrap(),
-                    prefix: 25,
-                },
-            ],
-            core: Some(thing("core")),
-        }
-    }
-
-    fn verdict(name: &str, identities: &[(&str, Identity)], bound: &[u8]) -> Verdict {
-        let cause = Cause {
-            posture: Posture::Isolate,
-            since: UnixTime(1),
-            until: None,
-            reason: None,
-            who: None,
-            violation_id: None,
-            release_when_cleared: false,
-        };
-        let causes = [(thing(name), [(CauseKey::Operator, cause)].into())].into();
-        let identities = identities.iter().map(|(n, i)| (thing(n), i.clone())).collect();
-        let bound = [(thing(name), bound.iter().map(|last| mac(*last)).collect())].into();
-        decide(&causes, &identities, &rails(), &bound)
-            .remove(&thing(name))
-            .unwrap()
-    }
-
-    fn cut(verdict: Verdict) -> (Vec<MacAddress>, Vec<IpAddr>) {
-        match verdict {
-            Verdict::Cut(subject) => (
-                subject.macs.into_iter().collect(),
-                subject.addresses.into_iter().collect(),
-            ),
-            Verdict::Refused(why) => panic!("{why}"),
-        }
-    }
-
-    #[test]
-    fn every_forbidden_target_is_refused_with_its_reason() {
-        for (name, macs, addresses, words) in [
-            ("core", &[1][..], &[][..], "not supported"),
-            ("plc", &[1], &[], "plc is listed"),
-            ("a", &[0xfe], &[], "the gateway itself"),
-            ("a", &[1, 0xfd], &[], "uplink router"),
-            ("a", &[0xfc], &[], "is listed in quarantine.protected"),
-            ("a", &[1], &["10.0.0.1"], "the gateway itself"),
-            ("a", &[1], &["::ffff:10.0.0.1"], "the gateway itself"),
-            ("a", &[1], &["192.168.1.1"], "uplink router"),
-            ("a", &[1], &["10.0.0.7", "10.0.0.53"], "DNS server"),
-            ("a", &[1], &["10.0.0.200"], "in quarantine.protected"),
-            ("a", &[], &[], "no device is known"),
-        ] {
-            let Verdict::Refused(refusal) = verdict(name, &[(name, identity(macs, addresses))], &[]) else {
-                panic!("{name} {macs:?} {addresses:?} was cut");
-            };
-            assert!(refusal.to_string().contains(words), "{refusal}");
-        }
-        let group = Identity {
-            macs: [MacAddress([0xff; 6])].into(),
-            ..Identity::default()
-        };
-        assert!(matches!(
-            verdict("a", &[("a", group)], &[]),
-            Verdict::Refused(Refusal::Rail(_))
-        ));
-    }
-
-    #[test]
-    fn a_conflict_cuts_nobody_new() {
-        let conflict = Identity {
-            in_conflict: true,
-            ..identity(&[1], &["10.0.0.7"])
-        };
-        assert_eq!(
-            verdict("a", &[("a", conflict)], &[]),
-            Verdict::Refused(Refusal::IdentityConflict)
-        );
-        // it claims the MAC address that the configuration gives to another
-        let owner = Identity {
-            configured: true,
-            ..identity(&[1], &[])
-        };
-        assert_eq!(
-            verdict("a", &[("a", identity(&[1], &[])), ("b", owner)], &[]),
-            Verdict::Refused(Refusal::IdentityConflict)
-        );
-    }
-
-    #[test]
-    fn what_is_held_stays_held_whatever_it_claims() {
-        let claims = identity(&[1], &["10.0.0.7", "10.0.0.53", "10.0.0.200"]);
-        assert_eq!(
-            cut(verdict("a", &[("a", claims)], &[1])),
-            (vec![mac(1)], vec!["10.0.0.7".parse().unwrap()])
-        );
-        let conflict = Identity {
-            in_conflict: true,
-            ..identity(&[1, 9], &["10.0.0.9"])
-        };
-        assert_eq!(cut(verdict("a", &[("a", conflict)], &[1])), (vec![mac(1)], vec![]));
-        assert_eq!(
-            cut(verdict("a", &[], &[1])),
-            (vec![mac(1)], vec![]),
-            "nobody knows it any more"
-        );
-        // a new MAC address is cut too, and the old one stays
-        let moved = identity(&[2, 0xfe], &[]);
-        assert_eq!(cut(verdict("a", &[("a", moved)], &[1])), (vec![mac(1), mac(2)], vec![]));
-        // another thing's lease says otherwise: no proof
-        assert_eq!(
-            cut(verdict("a", &[("b", identity(&[1], &[]))], &[1])),
-            (vec![mac(1)], vec![])
-        );
-        // the configuration says otherwise: it counts
-        let owner = Identity {
-            configured: true,
-            ..identity(&[1], &[])
-        };
-        assert_eq!(
-            verdict("a", &[("b", owner)], &[1]),
-            Verdict::Refused(Refusal::UnknownDevice)
-        );
-        // no rail gives way to what was held
-        assert!(matches!(
-            verdict("a", &[("a", identity(&[0xfe], &[]))], &[0xfe]),
-            Verdict::Refused(_)
-        ));
-    }
-
-    #[test]
-    fn who_is_released_stays_cut_off_until_that_is_on_disk() {
-        let subject = |posture, until: Option<u64>| {
-            Verdict::Cut(Subject {
-                macs: [mac(1)].into(),
-                addresses: BTreeSet::new(),
-                posture,
-                until: until.map(UnixTime),
-            })
-        };
-        let (isolate, remediate) = (Posture::Isolate, Posture::Remediate);
-        let held = |after: Option<Verdict>, before: Option<Verdict>| {
-            let name = thing("a");
-            let decision =
-                |verdict: Option<Verdict>| verdict.map(|verdict| (name.clone(), verdict)).into_iter().collect();
-            let (mut after, before): (Decision, Decision) = (decision(after), decision(before));
-            held_until_kept(&mut after, &before, &[name.clone()].into());
-            after.remove(&name)
-        };
-        let whole = subject(isolate, None);
-        for weaker in [
-            None,
-            Some(Verdict::Refused(Refusal::UnknownDevice)),
-            Some(subject(remediate, None)),
-            Some(subject(isolate, Some(9))),
-        ] {
-            assert_eq!(held(weaker, Some(whole.clone())), Some(whole.clone()));
-        }
-        // what is as strict or stricter takes effect at once, and nobody is cut off who was not
-        assert_eq!(
-            held(Some(whole.clone()), Some(subject(remediate, Some(9)))),
-            Some(whole.clone())
-        );
-        assert_eq!(held(None, None), None);
-        assert_eq!(held(None, Some(Verdict::Refused(Refusal::Core))), None);
-    }
-
-    #[test]
-    fn the_number_of_addresses_held_is_bounded_and_the_present_ones_come_first() {
-        let held: Vec<u8> = (100..180).collect();
-        let (macs, _) = cut(verdict("a", &[("a", identity(&[200], &[]))], &held));
-        assert_eq!(macs.len(), MOST_MACS);
-        assert!(macs.contains(&mac(200)));
-    }
-}
+mod tests;

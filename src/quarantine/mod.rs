@@ -26,7 +26,7 @@ mod stored;
 
 pub use audit::{AuditError, AuditLog};
 pub use cause::{Cause, CauseKey, Posture, ShadowRef};
-pub use decision::{Bound, Decision, Enforcement, Refusal, Subject, Verdict, decide, held_until_kept};
+pub use decision::{Bound, Decision, Enforcement, Hold, Refusal, Subject, Verdict, decide, held_until_kept};
 pub use event::{Alarm, AuditEntry, Effect, Event};
 pub use rails::{EdgeCap, Identity, Protected, Rails};
 pub use shadow::{DesiredQuarantine, ShadowDocument, ShadowDocumentError, ShadowReading, rfc3339};

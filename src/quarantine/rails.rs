@@ -14,6 +14,10 @@ pub struct Identity {
     pub macs: BTreeSet<MacAddress>,
     /// Its uncontested addresses; one that another device claims too must not be here.
     pub addresses: BTreeSet<IpAddr>,
+    /// Those of `addresses` that the configuration gives it.
+    pub fixed: BTreeSet<IpAddr>,
+    /// Its addresses that another device claims too, or did within the last minutes.
+    pub contested: BTreeSet<IpAddr>,
     /// Sources contradict each other about this thing and none of them is the configuration.
     pub in_conflict: bool,
     /// The identity is good enough for an alarm to act on (configured, or a registration its broker connection backs).

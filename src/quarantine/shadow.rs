@@ -250,10 +250,20 @@ fn read_time(text: &str) -> Option<UnixTime> {
 /// The time as RFC 3339 text in UTC, to the second; later than that text can say is its last day.
 #[must_use]
 pub fn rfc3339(time: UnixTime) -> String {
-    let seconds = i64::try_from(time.seconds()).unwrap_or(i64::MAX);
+    let seconds = i64::try_from(time.min(LAST_MOMENT).seconds()).unwrap_or(i64::MAX);
     let latest = jiff::Timestamp::MAX.as_second();
-    jiff::Timestamp::from_second(seconds.min(latest))
-        .map_or_else(|_| "9999-12-30T22:00:00Z".to_owned(), |t| t.to_string())
+    let Ok(timestamp) = jiff::Timestamp::from_second(seconds.min(latest)) else {
+        return String::new(); // not reached: it is between 1970 and the latest
+    };
+    // the last hours of year 9999 are past what jiff's timestamps hold, but not past its calendar
+    match seconds.saturating_sub(latest) {
+        ..=0 => timestamp.to_string(),
+        past => {
+            let last = timestamp.to_zoned(jiff::tz::TimeZone::UTC).datetime();
+            let time = last.saturating_add(jiff::SignedDuration::from_secs(past));
+            format!("{time}Z")
+        }
+    }
 }
 
 fn kind(value: &Value) -> &'static str {
@@ -385,7 +395,16 @@ mod tests {
     #[test]
     fn times_are_written_as_text_whatever_they_are() {
         assert_eq!(rfc3339(UnixTime::from_seconds(1_795_370_400)), "2026-11-22T18:00:00Z");
-        assert_eq!(rfc3339(UnixTime(u64::MAX)), "9999-12-30T22:00:00Z");
+        for (time, text) in [
+            (UnixTime(0), "1970-01-01T00:00:00Z"),
+            (UnixTime::from_seconds(253_402_207_200), "9999-12-30T22:00:00Z"),
+            (UnixTime::from_seconds(253_402_207_201), "9999-12-30T22:00:01Z"),
+            (UnixTime::from_seconds(253_402_293_599), "9999-12-31T21:59:59Z"),
+            (LAST_MOMENT, "9999-12-31T23:59:59Z"),
+            (UnixTime(u64::MAX), "9999-12-31T23:59:59Z"),
+        ] {
+            assert_eq!(rfc3339(time), text);
+        }
     }
 
     #[test]

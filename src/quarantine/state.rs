@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::alarm::Waiting;
 use super::cause::{Cause, CauseKey, Posture, ShadowRef};
 use super::clock::Clock;
-use super::decision::{Bound, Decision, Verdict};
+use super::decision::{Bound, Decision, Hold, Verdict};
 use super::event::{AuditEntry, Effect, Event};
 use super::rails::EdgeCap;
 use super::stored::{SCHEMA, Stored, ThingState};
@@ -91,11 +91,14 @@ impl Quarantine {
 
     /// The oldest layout that holds the state.
     fn schema(&self) -> u32 {
+        if self.things.values().any(|state| !state.addresses.is_empty()) {
+            return SCHEMA;
+        }
         let mut causes = self.things.values().flat_map(|state| state.causes.values());
         if self.waiting.is_empty() && causes.all(|cause| cause.who.is_none()) {
             1
         } else {
-            SCHEMA
+            2
         }
     }
 
@@ -121,16 +124,20 @@ impl Quarantine {
         self.things.values().all(|state| state.causes.is_empty())
     }
 
-    /// The MAC addresses under which things are cut off already, for [`super::decide`].
+    /// What things are cut off by already, for [`super::decide`].
     #[must_use]
     pub fn bound(&self) -> Bound {
         let bound = |(thing, state): (&ThingName, &ThingState)| {
-            (!state.bound.is_empty()).then(|| (thing.clone(), state.bound.clone()))
+            let hold = || Hold {
+                macs: state.bound.clone(),
+                addresses: state.addresses.clone(),
+            };
+            (!state.bound.is_empty()).then(|| (thing.clone(), hold()))
         };
         self.things.iter().filter_map(bound).collect()
     }
 
-    /// Remember the MAC addresses a decision cuts (to be called with every decision that is enforced). True when that
+    /// Remember the addresses a decision cuts (to be called with every decision that is enforced). True when that
     /// is news and [`Quarantine::stored`] should be written.
     pub fn bind(&mut self, decision: &Decision) -> bool {
         let mut news = false;
@@ -138,8 +145,9 @@ impl Quarantine {
             let (Verdict::Cut(subject), Some(state)) = (verdict, self.things.get_mut(thing)) else {
                 continue;
             };
-            if !state.causes.is_empty() && state.bound != subject.macs {
+            if !state.causes.is_empty() && (state.bound != subject.macs || state.addresses != subject.learnt) {
                 state.bound.clone_from(&subject.macs);
+                state.addresses.clone_from(&subject.learnt);
                 news = true;
             }
         }
@@ -344,6 +352,7 @@ impl Quarantine {
         }
         if state.causes.is_empty() {
             state.bound.clear();
+            state.addresses.clear();
             self.full = false;
         }
         self.room = true;

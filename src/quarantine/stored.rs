@@ -1,6 +1,7 @@
 //! What survives a restart.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
@@ -12,9 +13,10 @@ use crate::model::{MacAddress, ThingName, UnixTime};
 
 /// The newest layout of [`Stored`]; a file of a newer one still is refused rather than half understood.
 ///
-/// 1: causes, what was heard, the clock. 2: and alarms that wait for room, and who the operator was. What a state does not
-/// need is not asked of its reader: without those layout 1 is written, so that going back to the version before works.
-pub const SCHEMA: u32 = 2;
+/// 1: causes, what was heard, the clock. 2: and alarms that wait for room, and who the operator was. 3: and learnt IP
+/// addresses. What a state does not need is not asked of its reader: without learnt addresses layout 2 or 1 is written,
+/// so that going back to the version before works.
+pub const SCHEMA: u32 = 3;
 
 /// What a shadow document last said, to tell news from echoes and replays.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -44,6 +46,9 @@ pub(super) struct ThingState {
     /// The MAC addresses it is cut off under, so that it is cut off after a reboot before anybody names it.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub(super) bound: BTreeSet<MacAddress>,
+    /// The learnt IP addresses it is cut off under, so that a new MAC address alone frees nobody after a reboot.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub(super) addresses: BTreeSet<IpAddr>,
 }
 
 /// What is written to disk, with everything a restart needs.

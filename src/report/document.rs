@@ -126,26 +126,44 @@ fn peer(address: IpAddr) -> Peer {
 /// within each, every peer address once before any address a second time. One busy peer must not push the others off
 /// the list that `aws:destination-ip-addresses` is judged by. The same connections give the same order.
 fn most_relevant_first(connections: &[Connection]) -> Vec<Connection> {
-    let mut ordered: Vec<(Peer, usize, Connection)> = connections
+    struct Ranked<'a> {
+        peer: Peer,
+        repeat: usize,
+        remote: SocketAddr,
+        of: &'a Connection,
+    }
+    let mut ordered: Vec<Ranked<'_>> = connections
         .iter()
-        .map(|connection| {
-            let mut connection = connection.clone();
-            connection.remote = SocketAddr::new(connection.remote.ip().to_canonical(), connection.remote.port());
-            (peer(connection.remote.ip()), 0, connection)
+        .map(|of| {
+            let address = of.remote.ip().to_canonical();
+            Ranked {
+                peer: peer(address),
+                repeat: 0,
+                remote: SocketAddr::new(address, of.remote.port()),
+                of,
+            }
         })
         .collect();
-    ordered.sort_unstable();
+    // The collector's lists are sorted by address already, which a stable sort makes use of.
+    ordered.sort_by(|a, b| {
+        (a.peer.cmp(&b.peer))
+            .then_with(|| a.remote.cmp(&b.remote))
+            .then_with(|| (a.of.local_port, &a.of.local_interface).cmp(&(b.of.local_port, &b.of.local_interface)))
+    });
     let mut previous: Option<(IpAddr, usize)> = None;
-    for (_, repeat, connection) in &mut ordered {
-        let address = connection.remote.ip();
+    for Ranked { repeat, remote, .. } in &mut ordered {
         *repeat = match previous {
-            Some((same, seen)) if same == address => seen + 1,
+            Some((same, seen)) if same == remote.ip() => seen + 1,
             _ => 0,
         };
-        previous = Some((address, *repeat));
+        previous = Some((remote.ip(), *repeat));
     }
-    ordered.sort_unstable();
-    ordered.into_iter().map(|(_, _, connection)| connection).collect()
+    ordered.sort_by_key(|ranked| (ranked.peer, ranked.repeat));
+    let listed = |ranked: Ranked<'_>| Connection {
+        remote: ranked.remote,
+        ..ranked.of.clone()
+    };
+    ordered.into_iter().map(listed).collect()
 }
 
 /// The value as the service keeps it, or `None` when it cannot be sent at all (a number that is no number).

@@ -223,9 +223,33 @@ fn help_explains_exit_codes_and_completions_are_a_script() {
     );
     let page = stdout(&["man", "quarantine"]);
     assert!(
-        page.contains("edge\\-warden quarantine") && page.contains("release"),
+        page.contains(".TH edge-warden-quarantine 1") && page.contains("\\fBedge\\-warden quarantine\\fR"),
         "{page}"
     );
+    // every page that another one names can be had
+    let mut pages = vec![vec!["man"]];
+    let verbs: Vec<String> = stdout(&["--help"])
+        .split("Commands:")
+        .nth(1)
+        .and_then(|rest| rest.split("Options:").next())
+        .unwrap()
+        .lines()
+        .filter(|line| line.starts_with("  ") && !line.starts_with("   "))
+        .map(|line| line.split_whitespace().next().unwrap().to_owned())
+        .collect();
+    assert!(verbs.len() > 10, "{verbs:?}");
+    pages.extend(
+        verbs
+            .iter()
+            .filter(|verb| *verb != "help")
+            .map(|verb| vec!["man", verb]),
+    );
+    pages.push(vec!["man", "quarantine", "add"]);
+    pages.push(vec!["man", "detect", "replay"]);
+    for page in pages {
+        let title = format!(".TH {} 1", [&["edge-warden"], &page[1..]].concat().join("-"));
+        assert!(stdout(&page).contains(&title), "{page:?}");
+    }
     let (code, said) = code_and_stderr(&["man", "quarentine"]);
     assert!(code == Some(4) && said.contains("no verb quarentine"), "{said}");
     assert_eq!(run(&["reprot"]).status.code(), Some(2));
@@ -270,5 +294,64 @@ fn a_reader_that_goes_away_is_no_failure() {
             String::from_utf8_lossy(&ended.stderr)
         );
         assert_eq!(ended.stderr, b"", "{arguments:?}");
+    }
+}
+
+/// Somebody who controls the folder of the agent decides over quarantines.
+#[test]
+fn folders_of_others_and_folders_that_are_not_there_are_refused_with_the_reason() {
+    use std::os::unix::fs::{PermissionsExt, chown};
+    let top = tempfile::tempdir().unwrap();
+    let name = |folder: &str| top.path().join(folder).to_str().unwrap().to_owned();
+    for folder in ["writable", "theirs", "state-theirs/state"] {
+        std::fs::create_dir_all(name(folder)).unwrap();
+        std::fs::set_permissions(name(folder), PermissionsExt::from_mode(0o755)).unwrap();
+    }
+    std::fs::set_permissions(name("writable"), PermissionsExt::from_mode(0o777)).unwrap();
+    for folder in ["theirs", "state-theirs/state"] {
+        chown(name(folder), Some(65534), None).expect("root");
+    }
+    for (verb, folder, words) in [
+        ("run", "writable", "writable is writable for others"),
+        ("run", "theirs", "theirs is another user's"),
+        ("run", "state-theirs", "state-theirs/state is another user's"),
+        ("boot", "state-theirs", "state-theirs/state is another user's"),
+        ("boot", "nowhere", "nowhere/state does not exist"),
+    ] {
+        let (code, said) = code_and_stderr(&[verb, "--standalone", &name(folder)]);
+        assert_eq!(code, Some(4), "{verb} {folder}: {said}");
+        assert!(said.contains(words), "{verb} {folder}: {said}");
+    }
+    assert!(!top.path().join("nowhere").exists());
+    assert!(!top.path().join("writable/state").exists());
+}
+
+#[test]
+fn lengths_of_time_are_written_as_people_write_them() {
+    let nowhere = tempfile::tempdir().unwrap();
+    let add = |time: &str| {
+        let place = nowhere.path().to_str().unwrap();
+        code_and_stderr(&["quarantine", "add", "cam-1", "--for", time, "--standalone", place])
+    };
+    // understood: only the agent is missing
+    for time in [
+        "1", "90", "30s", "30m", "2h", "7d", "1d 12h", "2 weeks", "PT90S", "36500d",
+    ] {
+        let (code, said) = add(time);
+        assert!(code == Some(4) && said.contains("no agent"), "{time}: {said}");
+    }
+    for time in [
+        "0",
+        "0s",
+        "2 months",
+        "1y",
+        "soon",
+        "",
+        "36501d",
+        "99999999999999999999",
+    ] {
+        let (code, said) = add(time);
+        assert_eq!(code, Some(2), "{time}: {said}");
+        assert!(said.contains("--for"), "{time}: {said}");
     }
 }

@@ -13,7 +13,7 @@ use crate::support::nucleus::{Kind, TestNucleus};
 use crate::{FAST, KINDS, as_shipped, core, reports};
 
 #[test]
-fn it_is_static_stripped_and_small() {
+fn it_is_static_hardened_stripped_and_small() {
     if !is_packaged() {
         // Straight to stderr: the test harness would keep a println! to itself.
         let loud = "packaged.rs: NOT the packaged binary, so nothing is shown about it; run `make test`\n";
@@ -27,6 +27,11 @@ fn it_is_static_stripped_and_small() {
         "{said}"
     );
     assert!(said.contains(", stripped"), "{said}");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/hardening.sh");
+    let checked = Command::new(script).arg(path()).output().unwrap();
+    let said = String::from_utf8(checked.stdout).unwrap();
+    assert!(checked.status.success(), "{said}{}", String::from_utf8_lossy(&checked.stderr));
+    assert!(said.lines().count() > 8, "{said}");
     let bytes = path().metadata().unwrap().size();
     assert!(bytes <= 6 * 1024 * 1024, "{bytes} bytes");
 }

@@ -8,7 +8,7 @@ use edge_warden::model::{Monotonic, Now, UnixTime};
 use edge_warden::quarantine::{Alarm, EdgeCap, Effect, Event, Posture, Quarantine, Store};
 use serde_json::json;
 
-use crate::support::site::{PATIENCE, until};
+use crate::support::site::until;
 use crate::support::warden::{Arrivals, Flood, Guarded, SOON, THINGS, devices, epoch, leaked, now, status};
 use crate::{RATE, add, causes, release};
 
@@ -84,8 +84,11 @@ fn a_device_that_writes_its_own_shadow_gains_nothing() {
     let lan = Arrivals::on_lan(guarded.site.device(1), guarded.site.device(0));
     lan.await_silence();
     let cut = now();
-    for _ in 0..500 {
-        guarded.desire("cam-0", None, &json!({"quarantine": true}));
+    // a thousand releases, after demands of its own and on top of each other
+    for n in 0..1000 {
+        if n % 4 == 0 {
+            guarded.desire("cam-0", None, &json!({"quarantine": true}));
+        }
         guarded.desire("cam-0", None, &json!({"quarantine": false}));
     }
     guarded.await_document("cam-0", None, |document| {
@@ -95,13 +98,12 @@ fn a_device_that_writes_its_own_shadow_gains_nothing() {
     assert_eq!(causes(&guarded, "cam-0"), all, "what others began stays");
     flood.await_sent(50);
     assert_eq!(leaked(&[&lan], cut), 0);
+    // so many in a minute of one demander
+    let minutes = usize::try_from(cut.elapsed().as_secs() / 60).unwrap() + 1;
     let lines = guarded.audit().len();
-    assert!((2..=40).contains(&lines), "{lines} lines for 1,000 writes");
-    assert!(
-        guarded.log().lines().count() < 5000,
-        "{} lines of log",
-        guarded.log().lines().count()
-    );
+    assert!((2..=40 * minutes).contains(&lines), "{lines} lines for 1,000 releases");
+    let logged = guarded.log().lines().count();
+    assert!(logged < 8000, "{logged} lines of log");
 
     // Who is entitled ends them one by one: the closed shadow its own and the alarm's, the operator all.
     guarded.desire("cam-0", Some("quarantine"), &json!({"quarantine": false}));
@@ -131,7 +133,8 @@ fn a_device_that_writes_its_own_shadow_gains_nothing() {
         slowest
     });
     println!("status answered within {slowest:?} under 10,000 shadow writes");
-    assert!(slowest < PATIENCE, "{slowest:?}");
+    // How fast is for a quiet machine to say (tests/shadow.rs judges it in turns of the loop); nobody waits for ever.
+    assert!(slowest < SOON, "{slowest:?}");
     guarded.desire("cam-2", Some("quarantine"), &json!({"quarantine": true}));
     guarded.await_enforced("cam-2", Some("quarantine"), &json!(true));
     assert_eq!(leaked(&[&lan], cut), 0);

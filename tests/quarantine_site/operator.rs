@@ -105,7 +105,7 @@ fn the_operators_word_is_carried_out_explained_and_kept() {
     );
 
     // An end in time, kept by the agent.
-    let said = guarded.cli(&["quarantine", "add", "cam-1", "--for", "3", "--mode", "remediate"]);
+    let said = guarded.cli(&["quarantine", "add", "cam-1", "--for", "3s", "--mode", "remediate"]);
     assert!(
         said.contains("cut off (remediate)") && said.contains("Z, until 20"),
         "{said}"
@@ -174,8 +174,12 @@ fn what_makes_no_sense_changes_nothing_and_is_said() {
     guarded.assert_open(0);
     // A thing nobody knows is no thing of ours: its shadow is not even read. The operator's word is kept.
     guarded.desire("nobody", None, &json!({"quarantine": true}));
-    let said = guarded.cli(&["quarantine", "add", "nobody"]);
+    let [said, warning] = guarded.cli_exit(&["quarantine", "add", "nobody"], 6);
     assert!(said.contains("no device is known for this thing yet"), "{said}");
+    assert!(
+        warning.contains("no device is known for nobody: nobody is cut off. The demand is kept"),
+        "{warning}"
+    );
     guarded.cli(&["quarantine", "release", "nobody"]);
     // For ever, as people write it.
     guarded.desire("cam-0", None, &json!({"quarantine": null}));
@@ -269,6 +273,8 @@ fn the_quarantine_of_the_readme_works_as_written() {
             .find("edge-warden shadow cam-1 '{\"quarantine\": false}'")
             .unwrap(),
     );
+    // how the reader ends it is for the test of the documentation: here each part is a shell of its own
+    let last = last.lines().next().unwrap();
     let shell = |script: &str| {
         let output = std::fs::File::create(folder.path().join("output")).unwrap();
         let mut bash = Command::new("ip");
@@ -291,12 +297,19 @@ fn the_quarantine_of_the_readme_works_as_written() {
         "{}",
         shell(&list)
     );
-    shell(&format!("PATH={}:$PATH\n{last}", folder.path().display()));
+    let (release, cleaning) = last.split_at(last.find("kill $!").unwrap());
+    shell(&format!("PATH={}:$PATH\n{release}", folder.path().display()));
     assert!(
         until(SOON, || shell(&list).contains("nobody is quarantined")),
         "{}",
         shell(&list)
     );
+    // here it is another shell that ends it
+    let cleaning = cleaning.replace("$!", std::fs::read_to_string(&agent).unwrap().trim());
+    shell(&format!("PATH={}:$PATH\n{cleaning}", folder.path().display()));
+    assert!(!dir.exists());
+    let left = guarded.site.gateway().shell("nft list tables");
+    assert!(!left.contains("edge_warden"), "{left}");
 }
 
 /// Ends the process whose number is in a file.

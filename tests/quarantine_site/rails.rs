@@ -92,7 +92,8 @@ fn what_must_never_be_cut_off_is_refused_with_the_reason() {
             assert!(failure.contains(reason), "{thing}: {failure}");
             assert_eq!(document.pointer("/state/reported/quarantine"), Some(&json!(false)));
         }
-        let said = guarded.cli(&["quarantine", "add", thing]);
+        let [said, warning] = guarded.cli_exit(&["quarantine", "add", thing], 6);
+        assert!(warning.contains("is not cut off; the demand is kept"), "{warning}");
         assert!(said.contains("not cut off") && said.contains(reason), "{thing}: {said}");
     }
     (0..4).for_each(|n| guarded.assert_open(n));

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use edge_warden::quarantine::{SCHEMA, Store, Stored};
 use serde_json::{Value, json};
 
-use crate::support::warden::{Arrivals, Flood, Guarded, leaked, now};
+use crate::support::site::until;
+use crate::support::warden::{Arrivals, Flood, Guarded, SOON, devices, leaked, now};
 use crate::{RATE, add, causes, release, why};
 
 /// What is stored, as the JSON of one slot.
@@ -35,10 +36,13 @@ fn installed(guarded: &Guarded, version: usize) -> PathBuf {
 }
 
 fn upgraded(ownership: &str) {
-    let mut guarded = Guarded::start(&json!({"tableOwnership": ownership}));
+    let mut guarded = Guarded::prepare();
     let state = guarded.dir.join("state");
     guarded.binary = installed(&guarded, 0);
-    guarded.stop();
+    // cam-3's addresses are learnt, which is what the newest layout is for
+    let mut known = devices(&guarded.site);
+    known[3].as_object_mut().unwrap().shift_remove("addresses");
+    guarded.configure(&json!({"devices": known, "quarantine": {"tableOwnership": ownership}}));
     guarded.run();
     guarded.assert_open(0);
     let floods = [
@@ -85,23 +89,30 @@ fn upgraded(ownership: &str) {
         still_cut(&guarded, "a new version");
     }
 
-    // From a version that knew the first layout only.
-    guarded.stop();
-    let mut old = stored(&state);
-    assert_eq!(
-        old["schemaVersion"], SCHEMA,
-        "who the operator was needs the newest layout"
-    );
-    for (_, thing) in old["things"].as_object_mut().unwrap() {
-        for cause in thing["causes"].as_array_mut().unwrap() {
-            cause[1].as_object_mut().unwrap().shift_remove("who");
+    // From versions that knew older layouts only.
+    for layout in [2, 1] {
+        let what = format!("a state of layout {layout}");
+        let newest = until(SOON, || stored(&state)["schemaVersion"] == SCHEMA);
+        assert!(newest, "learnt addresses need the newest layout: {:#}", stored(&state));
+        guarded.stop();
+        let mut old = stored(&state);
+        for (_, thing) in old["things"].as_object_mut().unwrap() {
+            thing.as_object_mut().unwrap().shift_remove("addresses");
+            for cause in thing["causes"]
+                .as_array_mut()
+                .unwrap()
+                .iter_mut()
+                .filter(|_| layout < 2)
+            {
+                cause[1].as_object_mut().unwrap().shift_remove("who");
+            }
         }
+        old["schemaVersion"] = json!(layout);
+        store(&state, &old);
+        guarded.run();
+        holds(&guarded, &what);
+        still_cut(&guarded, &what);
     }
-    old["schemaVersion"] = json!(1);
-    store(&state, &old);
-    guarded.run();
-    holds(&guarded, "a state of layout 1");
-    still_cut(&guarded, "a state of layout 1");
 
     // Back from a version with a newer layout: this one neither forgets nor starts over, and the rules stay.
     guarded.stop();

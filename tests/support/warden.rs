@@ -280,6 +280,19 @@ impl Guarded {
         String::from_utf8(output.stdout).expect("text")
     }
 
+    /// As [`Guarded::command`]; it must end with this exit code. Gives both outputs.
+    pub fn cli_exit(&self, arguments: &[&str], code: i32) -> [String; 2] {
+        let output = self.command(arguments);
+        let said = [output.stdout, output.stderr].map(|said| String::from_utf8(said).expect("text"));
+        assert_eq!(
+            output.status.code(),
+            Some(code),
+            "{arguments:?}: {said:?}\n{}",
+            self.log()
+        );
+        said
+    }
+
     /// Write `desired` into a shadow, as the command line does, without its process.
     pub fn desire(&self, thing: &str, name: Option<&str>, desired: &Value) -> Value {
         self.answer(&Request::WriteDesired {

@@ -8,6 +8,7 @@
 //! ```
 
 mod datapoints;
+mod kept;
 mod outbox;
 mod profiles;
 mod record;
@@ -27,17 +28,16 @@ use crate::greengrass::{NucleusKind, sdk, topic};
 use crate::model::{Monotonic, ThingName, ThingReading, UnixTime};
 
 use super::custom::CustomMetrics;
-use super::files::{self, chain};
+use super::files::chain;
 use super::site::Site;
 use datapoints::{Baselines, datapoints};
+use kept::Told;
 use outbox::Outbox;
 use record::Recorder;
 
 pub use profiles::{Profiles, ProfilesError, assignment, custom_types, load};
 pub use record::SAMPLES;
 
-/// Where alarms are kept, in the state folder.
-const FILE: &str = "alarms.json";
 /// Alarms are saved at every event, and the last values of those that last this often.
 const SAVE_EVERY: Duration = Duration::from_secs(60);
 /// The most AWS IoT Core takes in one message.
@@ -111,16 +111,18 @@ impl Detecting {
             Profiles::default()
         });
         warn(&loaded.warnings, &[]);
-        let (saved, damage) = recall(state_dir);
+        let (kept, damage) = kept::recall(state_dir);
         if let Some(words) = damage {
             tracing::error!(error = words, "the alarms of before are lost; detection starts over");
             trouble.insert("alarms kept", words);
         }
-        let (outbox, damage) = Outbox::open(state_dir, now.monotonic);
+        let (saved, told) = kept.map_or((None, Told::default()), |(saved, told)| (Some(saved), told));
+        let (mut outbox, damage) = Outbox::open(state_dir, now.monotonic);
         if let Some(words) = damage {
             tracing::error!(error = words, "events that waited for the cloud are lost");
             trouble.insert("events kept", words);
         }
+        outbox.recover(told);
         let (saved, aside) = match trouble.contains_key("profiles") {
             true => (None, saved),
             false => (saved, None),
@@ -284,33 +286,42 @@ impl Detecting {
         self.done.insert(violation.violation_id.clone(), words);
     }
 
-    /// Sends events on their way, those that are not suppressed, oldest first.
-    pub(super) fn publish(&mut self, events: &[Violation]) {
-        let bodies: Vec<String> = events
+    /// Keeps the alarms these events changed, and sends the events on their way, those that are not suppressed, oldest
+    /// first.
+    pub(super) fn tell(&mut self, events: &[Violation], now: Now) {
+        let payloads: Vec<String> = events
             .iter()
             .filter(|event| !event.suppressed)
             .map(|event| fitting(event.to_json(), self.max_bytes))
             .collect();
-        self.local.extend(bodies.iter().cloned());
+        self.local.extend(payloads.iter().cloned());
         while self.local.len() > MOST_LOCAL {
             self.local.pop_front();
             self.local_lost = self.local_lost.saturating_add(1);
         }
-        self.outbox.push(bodies);
+        let told = Told {
+            first: self.outbox.next_number(),
+            payloads,
+        };
+        self.write(&told, now);
+        self.outbox.push(told.payloads);
     }
 
     /// Keeps alarms over a restart.
     pub(super) fn save(&mut self, now: Now) {
-        // what it gives can always be written
-        let Ok(text) = self.engine.save(now).to_json() else {
+        self.write(&Told::default(), now);
+    }
+
+    fn write(&mut self, told: &Told, now: Now) {
+        let Some(document) = kept::document(&self.engine.save(now), told) else {
             return;
         };
-        if text == self.saved || self.aside.is_some() {
+        if document == self.saved || self.aside.is_some() {
             return;
         }
-        match files::replace(&self.state_dir.join(FILE), text.as_bytes()) {
+        match kept::write(&self.state_dir, &document) {
             Ok(()) => {
-                self.saved = text;
+                self.saved = document;
                 if self.trouble.remove("alarms are not saved").is_some() {
                     tracing::info!("alarms are saved again");
                 }
@@ -344,20 +355,6 @@ fn without_flows(mut reading: ThingReading) -> ThingReading {
 fn warn(warnings: &[String], said: &[String]) {
     for words in warnings.iter().filter(|words| !said.contains(words)) {
         tracing::warn!("{words}");
-    }
-}
-
-/// The alarms kept in the state folder; what is wrong with them, if they cannot be used.
-fn recall(state_dir: &Path) -> (Option<Saved>, Option<String>) {
-    let path = state_dir.join(FILE);
-    let content = match files::read(&path) {
-        Ok(None) => return (None, None),
-        Ok(Some(content)) => content,
-        Err(error) => return (None, Some(chain(&error))),
-    };
-    match Saved::from_json(&String::from_utf8_lossy(&content)) {
-        Ok(saved) => (Some(saved), None),
-        Err(error) => (None, Some(format!("{}: {}", path.display(), chain(&error)))),
     }
 }
 

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::kept::Told;
 use crate::agent::files::{self, chain};
 use crate::greengrass::NucleusError;
 use crate::greengrass::link::Token;
@@ -167,6 +168,22 @@ impl Outbox {
             append(&mut lines, &self.dropped_line());
         }
         self.write(&lines, true);
+    }
+
+    /// The number the next event gets.
+    pub(super) fn next_number(&self) -> u64 {
+        self.next
+    }
+
+    /// Takes in what was told as the alarms were saved and is not in the journal: the process died between the two.
+    pub(super) fn recover(&mut self, told: Told) {
+        let known = usize::try_from(self.next.saturating_sub(told.first)).unwrap_or(usize::MAX);
+        let lost: Vec<String> = told.payloads.into_iter().skip(known).collect();
+        if !lost.is_empty() {
+            self.next = self.next.max(told.first);
+            tracing::info!(events = lost.len(), "events of before a crash are told now");
+            self.push(lost);
+        }
     }
 
     fn dropped_line(&self) -> Line {
@@ -469,6 +486,38 @@ mod tests {
         outbox.push(named(&["e"]));
         assert!(outbox.status()["trouble"].is_string());
         assert_eq!(drain(&mut outbox, at(1)), ["e"]);
+    }
+
+    #[test]
+    fn events_told_in_a_crash_are_recovered_once() {
+        let told = || Told {
+            first: 3,
+            payloads: named(&["c", "d"]),
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let mut outbox = open(dir.path());
+        outbox.push(named(&["a", "b"]));
+        assert_eq!(outbox.next_number(), 3);
+        outbox.recover(told());
+        outbox.recover(told());
+        assert_eq!(drain(&mut outbox, at(1)), ["a", "b", "c", "d"]);
+        // after they were sent, too, and when only one of them reached the journal
+        let mut outbox = open(dir.path());
+        outbox.recover(told());
+        assert_eq!(drain(&mut outbox, at(1)), [""; 0]);
+        outbox.push(named(&["e"]));
+        let half = Told {
+            first: 5,
+            payloads: named(&["e", "f"]),
+        };
+        outbox.recover(half);
+        assert_eq!(drain(&mut outbox, at(1)), ["e", "f"]);
+        // a journal that was lost counts on from where it was
+        std::fs::remove_file(dir.path().join(FILE)).unwrap();
+        let mut outbox = open(dir.path());
+        outbox.recover(told());
+        assert_eq!(outbox.next_number(), 5);
+        assert_eq!(drain(&mut outbox, at(1)), ["c", "d"]);
     }
 
     #[test]

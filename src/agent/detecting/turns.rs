@@ -1,5 +1,7 @@
 //! What the loop does for detection: a sample judged, alarms acted on, events sent on.
 
+use std::time::Duration;
+
 use super::{Detecting, SAVE_EVERY, begins};
 use crate::agent::Agent;
 use crate::agent::clock::Clock;
@@ -41,7 +43,7 @@ impl<C: Clock> Agent<C> {
         self.save_alarms();
     }
 
-    /// Acts on alarms: cutting off comes first, then the events go out, then what changed is saved.
+    /// Acts on alarms: cutting off comes first, then what changed is saved and the events go out.
     pub(in crate::agent) fn violations(&mut self, events: &[Violation]) {
         if events.is_empty() {
             return;
@@ -57,8 +59,7 @@ impl<C: Clock> Agent<C> {
             self.act(event);
         }
         self.warden.carry_out(self.now());
-        self.detecting.publish(events);
-        self.save_alarms();
+        self.detecting.tell(events, self.now());
     }
 
     fn act(&mut self, event: &Violation) {
@@ -92,7 +93,10 @@ impl<C: Clock> Agent<C> {
             behavior: event.behavior.clone(),
             violation_id: event.violation_id.clone(),
             release_when_cleared: event.release_when_cleared,
-            lasts: None,
+            lasts: match self.config.quarantine.edge_seconds {
+                0 => None,
+                seconds => Some(Duration::from_secs(seconds.into())),
+            },
             trusted,
             known: self.site.known_devices(),
         };

@@ -324,9 +324,15 @@ fn identities(registry: &Registry, core: &ThingName) -> BTreeMap<ThingName, quar
     let of = |identity: &crate::devices::Identity| {
         let configured_mac = |mac: &crate::devices::BoundMac| mac.source == Source::Configuration;
         let macs = identity.macs.iter().filter(|mac| !mac.contested || configured_mac(mac));
+        let addresses = |which: fn(&crate::devices::BoundAddress) -> bool| {
+            let bound = identity.addresses.iter().filter(|bound| which(bound));
+            bound.map(|bound| bound.address).collect()
+        };
         quarantine::Identity {
             macs: macs.map(|mac| mac.mac).collect(),
             addresses: identity.usable_addresses().collect(),
+            fixed: addresses(|bound| bound.usable && bound.source == Source::Configuration),
+            contested: addresses(|bound| bound.contested && !bound.usable),
             in_conflict: identity.source != Source::Configuration
                 && identity
                     .conflicts

@@ -16,6 +16,7 @@ mod policy;
 mod rails;
 mod remembered;
 mod rules;
+mod severing;
 mod status;
 mod strangers;
 mod told;
@@ -40,6 +41,7 @@ use super::shadows::Place;
 use backend::Backend;
 use events::Pending;
 use rails::RailsWatch;
+use severing::Severing;
 use strangers::Strangers;
 
 pub use policy::{configured_identities, lan};
@@ -48,6 +50,8 @@ pub use policy::{configured_identities, lan};
 const COMPARE_EVERY: Duration = Duration::from_secs(10);
 /// How often the answer to shadows is made anew for its counters.
 const TELL_EVERY: Duration = Duration::from_secs(60);
+/// The trouble with [`remembered`].
+const LAN_MEMORY: &str = "memory of the LAN";
 
 /// Why enforcement could not begin.
 #[derive(Debug, thiserror::Error)]
@@ -75,6 +79,7 @@ pub struct Warden {
     ports: BTreeMap<String, BTreeSet<MacAddress>>,
     pending: Pending,
     strangers: Strangers,
+    severing: Severing,
     decision: Decision,
     policy: Policy,
     enforced: BTreeMap<ThingName, Enforced>,
@@ -125,6 +130,7 @@ impl Warden {
             ports: BTreeMap::new(),
             pending: Pending::default(),
             strangers: Strangers::default(),
+            severing: Severing::default(),
             decision: Decision::new(),
             policy: Policy::default(),
             enforced: BTreeMap::new(),
@@ -146,8 +152,7 @@ impl Warden {
         warden.lan = remembered::joined(lan, before.clone());
         // a LAN that is the same all the time is never news afterwards
         if before.as_ref() != Some(&warden.lan) && warden.lan != Lan::default() {
-            let kept = remembered::remember(state_dir, &warden.lan);
-            warden.say("memory of the LAN", kept.err().map(|error| chain(&error)));
+            warden.keep_lan();
         }
         warden.recover(now);
         warden.carry_out(now);
@@ -207,10 +212,9 @@ impl Warden {
             return;
         }
         if self.lan != lan {
-            let kept = remembered::remember(&self.state_dir, &lan);
-            self.say("memory of the LAN", kept.err().map(|error| chain(&error)));
+            self.lan = lan;
+            self.keep_lan();
         }
-        self.lan = lan;
         self.identities = identities;
         self.ports = ports;
         // nobody answers for things that are not behind this gateway any more, unless they are still quarantined
@@ -255,6 +259,10 @@ impl Warden {
             self.compare(now);
             let flushed = self.audit.flush(now.monotonic);
             self.say("audit log", flushed.err().map(|error| chain(&error)));
+            // there was no room for it: a LAN that stays the same is never written otherwise
+            if self.trouble.contains_key(LAN_MEMORY) {
+                self.keep_lan();
+            }
         }
         if self.next_tell <= now.monotonic {
             self.next_tell = now.monotonic.after(TELL_EVERY);
@@ -267,6 +275,12 @@ impl Warden {
         let next = self.next_compare.min(self.next_tell);
         let next = self.strangers.next_wake().map_or(next, |strangers| next.min(strangers));
         self.quarantine.next_expiry().map_or(next, |expiry| next.min(expiry))
+    }
+
+    /// Keep where the LAN is, for a start before the network is up.
+    fn keep_lan(&mut self) {
+        let kept = remembered::remember(&self.state_dir, &self.lan);
+        self.say(LAN_MEMORY, kept.err().map(|error| chain(&error)));
     }
 
     /// Remember what is wrong, and log it when it changes.

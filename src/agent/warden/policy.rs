@@ -53,7 +53,9 @@ pub fn configured_identities(config: &Config) -> BTreeMap<ThingName, Identity> {
         .map(|device| {
             let identity = Identity {
                 macs: device.macs.iter().copied().collect(),
-                addresses: device.addresses.iter().copied().collect(),
+                addresses: device.addresses.iter().map(IpAddr::to_canonical).collect(),
+                fixed: device.addresses.iter().map(IpAddr::to_canonical).collect(),
+                contested: BTreeSet::new(),
                 in_conflict: false,
                 backs_edge_action: true,
                 configured: !device.macs.is_empty(),
@@ -75,7 +77,9 @@ pub(super) fn build(
         .filter_map(|(thing, verdict)| {
             let Verdict::Cut(subject) = verdict else { return None };
             let (mut v4, mut v6) = (BTreeSet::new(), BTreeSet::new());
-            for address in &subject.addresses {
+            // an address held by memory may be the gateway's by now, and the rails unreadable
+            let gateway = &lan.gateway_addresses;
+            for address in subject.addresses.iter().filter(|address| !gateway.contains(address)) {
                 match address {
                     IpAddr::V4(address) => v4.insert(*address),
                     IpAddr::V6(address) => v6.insert(*address),

@@ -44,7 +44,7 @@ impl Warden {
         let bound = self.quarantine.bound();
         let explained = |mac: &MacAddress| {
             causes.keys().any(|thing| {
-                bound.get(thing).is_some_and(|macs| macs.contains(mac))
+                bound.get(thing).is_some_and(|hold| hold.macs.contains(mac))
                     || self
                         .identities
                         .get(thing)
@@ -140,7 +140,9 @@ impl Warden {
         if failed.is_none() {
             self.policy = policy;
             let newly: BTreeSet<IpAddr> = policy::addresses(&self.policy).difference(&before).copied().collect();
-            self.sever(newly);
+            if matches!(self.backend, Backend::Nftables(_)) {
+                self.severing.begin(newly);
+            }
         }
         let broken = match &self.backend {
             Backend::None(why) => Some(why.clone()),
@@ -155,24 +157,6 @@ impl Warden {
             Backend::Nftables(firewall) => matches!(firewall.enforced(), Ok(Some(_))),
             Backend::Observe(_) | Backend::None(_) => false,
         }
-    }
-
-    /// Close the gateway's own sockets with devices just cut off, off the loop: it walks kernel tables.
-    fn sever(&self, addresses: BTreeSet<IpAddr>) {
-        if addresses.is_empty() || !matches!(self.backend, Backend::Nftables(_)) {
-            return;
-        }
-        std::thread::spawn(move || match crate::firewall::sever(&addresses) {
-            Ok(severed) => tracing::info!(
-                sockets = severed.sockets,
-                flows = severed.flows,
-                unsupported = ?severed.unsupported,
-                "the gateway's own connections with the device are closed"
-            ),
-            Err(error) => {
-                tracing::warn!(%error, "the gateway's own connections with the device stay open until they time out")
-            }
-        });
     }
 
     /// Ask the kernel what it holds, for the shadows and for people.

@@ -7,12 +7,13 @@ mod watch;
 use std::fs::File;
 use std::io::{self, Read};
 use std::net::IpAddr;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::str::FromStr;
 
 use serde::Serialize;
 
-use crate::model::{MacAddress, Measured, Missing, ThingName, UnixTime};
+use crate::model::{MacAddress, Measured, Missing, Reason, ThingName, UnixTime};
 
 pub use rule::{LeaseRule, LeaseRuleError};
 pub use watch::LeaseWatch;
@@ -108,15 +109,44 @@ pub fn parse(format: LeaseFormat, bytes: &[u8], rule: &LeaseRule) -> LeaseFile {
     file
 }
 
-/// Reads a lease file, at most one byte more than [`parse`] looks at.
+/// Reads a lease file, at most one byte more than [`parse`] looks at. Opened without waiting: a FIFO in its place would
+/// keep the reader, and every sample with it, until somebody writes.
 ///
 /// # Errors
-/// It is absent, denied, or cannot be read.
+/// It is absent, denied, no regular file, or cannot be read.
 pub fn read(path: &Path) -> Measured<Vec<u8>> {
     let missing = |error: io::Error| Missing::from_io(path.display().to_string(), &error);
     let mut bytes = Vec::new();
     let limit = MAX_BYTES as u64 + 1;
-    let file = File::open(path).map_err(missing)?;
+    let nonblock = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or(0);
+    let file = File::options().read(true).custom_flags(nonblock).open(path);
+    let file = file.map_err(missing)?;
+    if !file.metadata().map_err(missing)?.is_file() {
+        let origin = path.display().to_string();
+        return Err(Missing::new(origin, Reason::Malformed, "not a regular file"));
+    }
     file.take(limit).read_to_end(&mut bytes).map_err(missing)?;
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_regular_file_is_said_and_keeps_nobody_waiting() {
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = dir.path().join("fifo");
+        let made = std::process::Command::new("mkfifo").arg(&fifo).status();
+        assert!(made.unwrap().success());
+        for path in [fifo, dir.path().to_owned(), "/dev/zero".into()] {
+            let missing = read(&path).unwrap_err();
+            let said = (missing.reason, missing.detail.as_str());
+            assert_eq!(said, (Reason::Malformed, "not a regular file"), "{}", path.display());
+        }
+        assert_eq!(read(&dir.path().join("none")).unwrap_err().reason, Reason::Absent);
+        let file = dir.path().join("leases");
+        std::fs::write(&file, "x").unwrap();
+        assert_eq!(read(&file).unwrap(), b"x");
+    }
 }

@@ -17,6 +17,7 @@ fn cut() -> Verdict {
     Verdict::Cut(Subject {
         macs: ["02:00:00:00:00:01".parse().unwrap()].into(),
         addresses: [].into(),
+        learnt: [].into(),
         posture: Posture::Isolate,
         until: None,
     })

@@ -200,22 +200,50 @@ fn put(directory: &Path, slot: usize, bytes: &[u8]) {
     std::fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
 }
 
+/// What layout 2 added: alarms that wait, and who the operator was.
+const SCHEMA_2: &str = r#"{"schemaVersion":2,"clock":{"time":1795000000000,"monotonic":1000,"boot":"b"},"things":{"cam-1":
+{"causes":[["operator",{"posture":"remediate","since":5,"who":"root"}]],"heard":[],"bound":["02:00:00:00:00:01"]}},
+"edgeCuts":{},"waiting":[{"thing":"cam-2","key":{"edge":{"profile":"p","behavior":"b"}},"since":6,"violationId":"v",
+"known":4,"why":"w"}]}"#;
+
+/// What layout 3 added: learnt IP addresses.
+const SCHEMA_3: &str = r#"{"schemaVersion":3,"clock":{"time":1795000000000,"monotonic":1000,"boot":"b"},"things":{"cam-1":
+{"causes":[["operator",{"posture":"remediate","since":5,"who":"root"}]],"heard":[],"bound":["02:00:00:00:00:01"],
+"addresses":["10.0.0.7","fe80::7"]}},"edgeCuts":{}}"#;
+
 #[test]
-fn a_file_of_the_first_version_is_read_whole() {
-    let directory = tempfile::tempdir().unwrap();
-    put(directory.path(), 0, &slot_of(SCHEMA_1));
-    let stored = Store::read(directory.path()).unwrap().stored.unwrap();
-    let written: serde_json::Value = serde_json::to_value(&stored).unwrap();
-    assert_eq!(written, serde_json::from_str::<serde_json::Value>(SCHEMA_1).unwrap());
+fn a_file_of_every_earlier_version_is_read_whole() {
+    for text in [SCHEMA_1, SCHEMA_2, SCHEMA_3] {
+        let directory = tempfile::tempdir().unwrap();
+        put(directory.path(), 0, &slot_of(text));
+        let stored = Store::read(directory.path()).unwrap().stored.unwrap();
+        let written: serde_json::Value = serde_json::to_value(&stored).unwrap();
+        assert_eq!(written, serde_json::from_str::<serde_json::Value>(text).unwrap());
+        // what is written in its place asks no more of its reader than it did
+        let now = Now {
+            monotonic: Monotonic(Duration::from_secs(1)),
+            wall: UnixTime::from_seconds(1_795_000_000),
+        };
+        let quarantine = Quarantine::new(Some(stored.clone()), Posture::Isolate, EdgeCap::Auto, "b", now);
+        let again = quarantine.stored();
+        assert_eq!(again.schema_version, stored.schema_version);
+        assert_eq!(again.things, stored.things);
+    }
 }
 
 #[test]
 fn a_file_of_a_later_version_is_refused_and_left_alone() {
     let (directory, _) = store_with(&["cam-1"]);
-    let later = slot_of(r#"{"schemaVersion":3,"everything":"is different"}"#);
+    let later = slot_of(&format!(
+        r#"{{"schemaVersion":{},"everything":"is different"}}"#,
+        SCHEMA + 1
+    ));
     put(directory.path(), 1, &later);
     let error = Store::open(directory.path()).unwrap_err();
-    assert!(matches!(error, StoreError::NewerSchema { found: 3, .. }), "{error}");
+    assert!(
+        matches!(error, StoreError::NewerSchema { found, .. } if found == u64::from(SCHEMA) + 1),
+        "{error}"
+    );
     assert!(error.to_string().contains("install the newer version again"));
     assert_eq!(std::fs::read(slot_path(directory.path(), 1)).unwrap(), later);
 }

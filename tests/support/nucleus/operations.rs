@@ -121,6 +121,7 @@ impl State {
             topic: topic.to_owned(),
             payload: payload.clone(),
             qos: Some(qos),
+            at: request.now,
         });
         Ok((
             json!({}),
@@ -163,6 +164,7 @@ impl State {
             topic: topic.to_owned(),
             payload: payload.clone(),
             qos: None,
+            at: request.now,
         });
         Ok((
             json!({}),

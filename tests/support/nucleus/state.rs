@@ -35,6 +35,8 @@ pub struct Published {
     pub payload: Vec<u8>,
     /// As asked for; local messages have none.
     pub qos: Option<u8>,
+    /// When the nucleus took it: epoch seconds on its clock.
+    pub at: u64,
 }
 
 impl Published {
