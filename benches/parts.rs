@@ -100,7 +100,9 @@ fn parse(criterion: &mut Criterion) {
         "reported":{"quarantine":false}},"metadata":{"desired":{"quarantine":{"mode":{"timestamp":1799999999},
         "until":{"timestamp":1799999999},"reason":{"timestamp":1799999999}}}},"version":12,"timestamp":1799999999}"#;
     assert!(ShadowDocument::parse(shadow).is_ok());
-    group.bench_function("shadow", |bencher| bencher.iter(|| ShadowDocument::parse(black_box(shadow))));
+    group.bench_function("shadow", |bencher| {
+        bencher.iter(|| ShadowDocument::parse(black_box(shadow)))
+    });
 }
 
 /// One more thing cut off and released beside so many others; and the decision about all of them.
