@@ -12,7 +12,7 @@ PYTHON    := .venv/bin/python
 DEMO          ?=
 CLOUD_PROFILE ?=
 
-.PHONY: help setup venv build run demo test cloud-test cloud-package check bench compare fuzz release package package-all deploy-local clean
+.PHONY: help setup venv build run demo test storm cloud-test cloud-package check bench compare fuzz release package package-all deploy-local clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -65,6 +65,11 @@ test: ## every test: lints, unit, golden, scenario, network namespaces (root), t
 	scripts/as-root.sh cargo test --test cross; fi
 	$(PYTHON) tests/cross/cbor_check.py tests/golden/report
 	EDGE_WARDEN_BINARY=$(CURDIR)/$(PACKAGED) cloud/test.sh
+
+storm: package ## fault storms against the packaged binary; RUNS=20 SECONDS_EACH=30 SEED=... (root)
+	scripts/as-root.sh env EDGE_WARDEN_BINARY=$(CURDIR)/$(PACKAGED) EDGE_WARDEN_STORM_RUNS=$(or $(RUNS),3) \
+	  EDGE_WARDEN_STORM_SECONDS=$(or $(SECONDS_EACH),30) EDGE_WARDEN_STORM_SEED=$(or $(SEED),$(shell date +%s)) \
+	  cargo test --test storm nothing_leaks -- --nocapture
 
 cloud-test: setup ## of these, the AWS side alone: template, Lambda function against moto, from an alarm to a cut device (root)
 	@scripts/setup.sh test venv

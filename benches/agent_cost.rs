@@ -2,7 +2,7 @@
 //! with a full connection table and a flood of random MAC addresses. Needs root and conntrack-tools.
 //!
 //! ```text
-//! EDGE_WARDEN_BINARY=target/x86_64-unknown-linux-gnu/release/edge-warden cargo bench --bench agent_cost
+//! EDGE_WARDEN_BINARY=target/x86_64-unknown-linux-gnu/release/edge-warden cargo test --bench agent_cost
 //! ```
 //! measures that binary; without the variable, the one cargo builds.
 #![allow(
@@ -83,7 +83,10 @@ fn sockets() -> Vec<TcpStream> {
 
 /// As many connections of the things as the kernel takes.
 fn fill(guarded: &Guarded) -> usize {
-    let most = guarded.site.gateway().shell("cat /proc/sys/net/netfilter/nf_conntrack_max");
+    let most = guarded
+        .site
+        .gateway()
+        .shell("cat /proc/sys/net/netfilter/nf_conntrack_max");
     let most: usize = most.trim().parse().unwrap();
     let mut text = String::new();
     for n in 0..most - 1_000 {
@@ -132,5 +135,9 @@ fn measure(guarded: &Guarded, what: &str) {
     assert!(counted, "{}", guarded.log());
     let (until, after) = (samples(), guarded.cpu_millis());
     let millis = (after - before) as f64 / (until - from) as f64;
-    println!("{what:43} {millis:18.2} {:19.3} %  {}", millis / 100.0, guarded.memory());
+    println!(
+        "{what:43} {millis:18.2} {:19.3} %  {}",
+        millis / 100.0,
+        guarded.memory()
+    );
 }

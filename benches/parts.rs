@@ -16,7 +16,7 @@ use edge_warden::detect::{CustomTypes, Profile};
 use edge_warden::devices::leases::{self, LeaseFormat, LeaseRule};
 use edge_warden::firewall::{self, Isolated, Lan, Policy};
 use edge_warden::model::{MacAddress, Monotonic, Now, ThingName, UnixTime};
-use edge_warden::quarantine::{EdgeCap, Event, Identity, Posture, Quarantine, Rails, ShadowDocument, decide};
+use edge_warden::quarantine::{EdgeCap, Event, Identity, Posture, Quarantine, Rails, ShadowReading, decide};
 
 const NOW: Now = Now {
     wall: UnixTime(1_800_000_000_000),
@@ -99,8 +99,10 @@ fn parse(criterion: &mut Criterion) {
     let shadow = br#"{"state":{"desired":{"quarantine":{"mode":"remediate","until":1800000000,"reason":"x"}},
         "reported":{"quarantine":false}},"metadata":{"desired":{"quarantine":{"mode":{"timestamp":1799999999},
         "until":{"timestamp":1799999999},"reason":{"timestamp":1799999999}}}},"version":12,"timestamp":1799999999}"#;
-    assert!(ShadowDocument::parse(shadow).is_ok());
-    group.bench_function("shadow", |bencher| bencher.iter(|| ShadowDocument::parse(black_box(shadow))));
+    assert!(ShadowReading::parse(shadow).is_ok());
+    group.bench_function("shadow", |bencher| {
+        bencher.iter(|| ShadowReading::parse(black_box(shadow)))
+    });
 }
 
 /// One more thing cut off and released beside so many others; and the decision about all of them.

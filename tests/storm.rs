@@ -2,7 +2,7 @@
 //! every way we can think of, and what must hold all the same. docs/storms.md says what is covered and what is not. Root.
 //!
 //! `EDGE_WARDEN_STORM_SECONDS` (10), `EDGE_WARDEN_STORM_SEED` (1) and `EDGE_WARDEN_STORM_RUNS` (1, with rising seeds) make
-//! it longer; `make storm` sets them.
+//! it longer; `make storm` sets them. `EDGE_WARDEN_STORM_TABLES` (`auto off`) chooses the table ownership.
 #![allow(unreachable_pub, reason = "a test binary has no outside")]
 #![allow(
     clippy::unwrap_used,
@@ -33,8 +33,9 @@ use std::time::Duration;
 use storm::course::{Figures, Storm};
 use support::warden::now;
 
-/// How many times faster than time the agent's clocks run: 300 s take 5 s.
-const FACTOR: u32 = 60;
+/// How many times faster than time the agent's clocks run: 300 s take 15 s, and its patience with an answer is half a
+/// second.
+const FACTOR: u32 = 20;
 /// What a healthy agent needs a fraction of.
 const SOON: Duration = Duration::from_secs(60);
 
@@ -50,9 +51,13 @@ fn setting(name: &str, otherwise: u64) -> u64 {
 fn nothing_leaks_and_nothing_is_lost_in_a_storm() {
     let seed = setting("EDGE_WARDEN_STORM_SEED", 1);
     let length = Duration::from_secs(setting("EDGE_WARDEN_STORM_SECONDS", 10));
+    let tables = std::env::var("EDGE_WARDEN_STORM_TABLES").unwrap_or_else(|_| "auto off".to_owned());
     let mut all = Vec::new();
     for seed in (seed..).take(setting("EDGE_WARDEN_STORM_RUNS", 1) as usize) {
-        for ownership in ["auto", "off"] {
+        for ownership in ["auto", "off"]
+            .into_iter()
+            .filter(|ownership| tables.contains(ownership))
+        {
             println!("storm: seed {seed}, tableOwnership {ownership}, {} s", length.as_secs());
             let start = now();
             let figures = Storm::prepare(seed, ownership).run(length);
@@ -71,12 +76,12 @@ fn a_report_on_a_full_disk_is_remembered_after_kill_9() {
     let mut storm = Storm::prepare(0, "auto");
     storm.await_reports(2);
     storm.fill_disk();
-    for _ in 0..3 {
+    for _ in 0..2 {
         storm.await_reports(1);
         storm.kill();
         storm.launch();
     }
-    storm.await_reports(8);
+    storm.await_reports(6);
     storm.finish().unwrap_or_else(|wrong| panic!("{wrong}"));
 }
 

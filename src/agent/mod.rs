@@ -40,7 +40,7 @@ use crate::model::{Monotonic, Now, ThingName};
 
 pub use custom::{Helper, HelperError, serve as serve_custom_metrics};
 pub use parts::{Ended, Parts};
-pub use reload::{LAST_GOOD, keep as keep_configuration, remember as remember_configuration};
+pub use reload::{LAST_GOOD, NEWEST, keep as keep_configuration, remember as remember_configuration};
 
 use clock::Clock;
 use custom::CustomMetrics;

@@ -57,12 +57,25 @@ impl Reload {
                 return None;
             }
         };
+        if let Some(path) = &self.last_good {
+            remember(&path.with_file_name(NEWEST), &value);
+        }
         let new = match load_component(value.clone(), &self.base_dir, mode) {
             Ok(new) => new,
             Err(error) => {
                 self.refused += 1;
-                tracing::error!(%error, "the new configuration is refused; the one in force stays");
-                self.error = Some(error.to_string());
+                let mut words = error.to_string();
+                // as std words EACCES; which files this process may read was settled when it started
+                if self.privileges.is_some() && words.contains("Permission denied") {
+                    words.push_str(
+                        "; files named for the first time can be read from the next start on: restart the component",
+                    );
+                }
+                tracing::error!(
+                    error = words,
+                    "the new configuration is refused; the one in force stays"
+                );
+                self.error = Some(words);
                 return None;
             }
         };
@@ -118,6 +131,8 @@ impl Reload {
 
 /// The file in the state folder that holds the last valid configuration.
 pub const LAST_GOOD: &str = "last-good-configuration.json";
+/// The file beside it that holds what the nucleus gave last, valid or not: the next start may read the files it names.
+pub const NEWEST: &str = "newest-configuration.json";
 
 /// Keep the configuration in force beside the decisions made under it.
 pub fn keep(state_dir: &std::path::Path, config: &Config) {

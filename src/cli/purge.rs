@@ -11,7 +11,7 @@ use edge_warden::firewall::{AccountingLan, Firewall, NftablesAccounting, Nftable
 use super::{Exit, args, boot, run};
 
 /// Everything an agent keeps in its state folder.
-const OURS: [&str; 18] = [
+const OURS: [&str; 19] = [
     "agent.lock",
     "alarms.json",
     "audit.jsonl",
@@ -21,6 +21,7 @@ const OURS: [&str; 18] = [
     "bin",
     "lan.json",
     run::LAST_GOOD,
+    run::NEWEST,
     "quarantine.a",
     "quarantine.a.damaged",
     "quarantine.b",

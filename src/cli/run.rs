@@ -10,14 +10,16 @@ use edge_warden::agent::site::source::KernelSite;
 use edge_warden::agent::warden::Warden;
 use edge_warden::agent::{self, Ended, Helper, Parts, detecting, files};
 use edge_warden::collect::{HostCollector, HostPaths, HostSample};
-use edge_warden::config::{Config, LogFormat, LogLevel, Mode, STATE_DIR_DEFAULT, load_component, load_file};
+use edge_warden::config::{
+    Config, LogFormat, LogLevel, Mode, STATE_DIR_DEFAULT, load_component, load_file, named_files,
+};
 use edge_warden::control::{self, SYSTEM_SOCKET};
 use edge_warden::greengrass::link::{Command, NucleusEvent, NucleusEvents, NucleusLink};
 use edge_warden::greengrass::sdk::{self, SdkNucleus};
 use edge_warden::greengrass::standalone::StandaloneNucleus;
 use edge_warden::greengrass::{Nucleus, NucleusError, NucleusKind};
 use edge_warden::model::{Now, ThingName};
-use edge_warden::sandbox::Held;
+use edge_warden::sandbox::{Held, around};
 use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -28,6 +30,8 @@ use super::{Exit, InvalidConfiguration, args, measure, privileges};
 
 /// The last valid configuration a nucleus gave, in the state folder.
 pub const LAST_GOOD: &str = agent::LAST_GOOD;
+/// What a nucleus gave last, valid or not, beside it.
+pub const NEWEST: &str = agent::NEWEST;
 /// Questions from the control socket that may wait for the loop.
 const QUESTIONS: usize = 16;
 
@@ -224,12 +228,18 @@ fn begin_greengrass(arguments: &args::Run, clock: &SystemClock) -> anyhow::Resul
     let folders = [Some(state_dir.as_path()), last_good.parent(), socket.parent()];
     let folders: Vec<&Path> = folders.into_iter().flatten().collect();
     let helper = measure::start(known.as_ref(), &state_dir);
-    let held = privileges::give_up(
-        known.as_ref(),
-        &folders,
-        &[&include_dir()],
-        sdk::socket_path().as_deref(),
-    )?;
+    // Which files may be read is settled here for the whole process: also those of a configuration that was refused
+    // because its files could not be read yet.
+    let included = include_dir();
+    let newest = files::read(&last_good.with_file_name(NEWEST)).ok().flatten();
+    let newest = newest.and_then(|content| serde_json::from_slice(&content).ok());
+    let wanted = newest.map_or_else(Vec::new, |value| named_files(value, &included));
+    let read: Vec<&Path> = wanted
+        .iter()
+        .map(|file| around(file))
+        .chain([included.as_path()])
+        .collect();
+    let held = privileges::give_up(known.as_ref(), &folders, &read, sdk::socket_path().as_deref())?;
     let (mut warden, sample, alone) = enforce_stored(&before, &named, &state_dir, clock)?;
     let (link, mut events) = NucleusLink::spawn(|incoming| {
         SdkNucleus::connect(incoming).map(|nucleus| Box::new(nucleus) as Box<dyn Nucleus>)
@@ -298,12 +308,15 @@ fn file_configuration(file: Option<&Path>) -> Result<Value, NucleusError> {
 
 /// The configuration to begin with: the nucleus's if it is valid, else the last valid one.
 fn choose(answer: Result<Value, NucleusError>, last_good: &Path) -> anyhow::Result<(Config, Option<String>)> {
+    if let Some(folder) = last_good.parent() {
+        files::make_folder(folder)?;
+    }
+    if let Ok(value) = &answer {
+        agent::remember_configuration(&last_good.with_file_name(NEWEST), value);
+    }
     let error = match answer {
         Ok(value) => match checked(value.clone()) {
             Ok(config) => {
-                if let Some(folder) = last_good.parent() {
-                    files::make_folder(folder)?;
-                }
                 agent::remember_configuration(last_good, &value);
                 return Ok((config, None));
             }

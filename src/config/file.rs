@@ -1,5 +1,6 @@
 //! Files: text to values, and what `include` names.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
@@ -47,6 +48,19 @@ pub fn load_component(configuration: Value, base_dir: &Path, mode: Mode) -> Resu
     RawConfig::from_value(configuration)
         .resolve_includes(base_dir, &read_limited)
         .check(mode)
+}
+
+/// The files a component configuration names: what it includes and files with profiles, whether or not they can be read
+/// or it is valid.
+#[must_use]
+pub fn named_files(configuration: Value, base_dir: &Path) -> Vec<PathBuf> {
+    let named = RefCell::new(Vec::new());
+    let reader = |path: &Path| {
+        named.borrow_mut().push(path.to_owned());
+        read_limited(path)
+    };
+    drop(RawConfig::from_value(configuration).resolve_includes(base_dir, &reader));
+    named.into_inner()
 }
 
 /// The bytes of a file, at most one more than [`MAX_FILE_BYTES`], so that a larger one is seen without reading it all.

@@ -31,7 +31,7 @@ pub use effective::{
     MAX_BROKER_PORTS, MAX_DEVICES, Quarantine, QuarantineShadow, RESTART_KEYS, Report, SAMPLE_SECONDS_DEFAULT,
     SHADOW_NAME_DEFAULT, STATE_DIR_DEFAULT, Sandbox,
 };
-pub use file::{MAX_FILE_BYTES, MAX_INCLUDES, load_component, load_file, read_limited};
+pub use file::{MAX_FILE_BYTES, MAX_INCLUDES, load_component, load_file, named_files, read_limited};
 pub use metrics::{
     CustomMetric, MAX_CUSTOM_METRICS, MetricName, MetricSource, ProcessMatch, ProcessPattern, SourceWord, TOPIC_PREFIX,
     metric_sources,

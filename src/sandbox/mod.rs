@@ -9,7 +9,7 @@ mod needs;
 pub mod syscalls;
 
 pub use files::possible;
-pub use needs::{Access, Needs, Privilege, Surroundings};
+pub use needs::{Access, Needs, Privilege, Surroundings, around};
 pub use syscalls::Calls;
 
 use std::fmt;

@@ -160,7 +160,8 @@ impl Needs {
 
 /// The folder of a file that others replace by renaming, so that the new one can be read too; the file alone where
 /// the folder holds more than that.
-fn around(file: &Path) -> &Path {
+#[must_use]
+pub fn around(file: &Path) -> &Path {
     match file.parent() {
         Some(folder) if !BROAD.iter().any(|broad| folder == Path::new(broad)) => folder,
         _ => file,

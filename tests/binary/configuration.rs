@@ -169,3 +169,40 @@ fn the_interval_of_the_recipe_is_the_fastest_there_is() {
         (status["configuration"]["effective"]["report"]["intervalSeconds"] == 300).then_some(())
     });
 }
+
+/// Which files may be read is settled at a start: one that is named for the first time takes another, and no more.
+#[test]
+fn a_file_included_from_anywhere_is_read_at_every_start() {
+    for kind in KINDS {
+        let nucleus = TestNucleus::start(deployed(kind, json!({"log": {"level": "info"}})));
+        let (dir, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let file = elsewhere.path().join("devices.json");
+        std::fs::write(
+            &file,
+            r#"{"devices": [{"thingName": "cam-1", "macs": ["02:aa:00:00:00:01"]}]}"#,
+        )
+        .unwrap();
+        for _ in 0..2 {
+            let mut agent = Agent::start(&nucleus, dir.path(), FAST);
+            agent.wait_log(&["edge-warden is running"]);
+            assert_eq!(agent.terminate().0, 0);
+        }
+        let mut agent = Agent::start(&nucleus, dir.path(), FAST);
+        agent.wait_status("running", |status| status.is_object().then_some(()));
+        nucleus.set_configuration(configuration(json!({"include": [file]})));
+        agent.wait_log(&["ERROR", "devices.json", "Permission denied", "restart the component"]);
+        assert_eq!(agent.terminate().0, 0);
+        for start in 1..=3 {
+            let mut agent = Agent::start(&nucleus, dir.path(), FAST);
+            let known = agent.wait_status("its configuration", |status| {
+                let effective = &status["configuration"]["effective"];
+                effective
+                    .is_object()
+                    .then(|| (effective["devices"].clone(), status["configuration"]["reload"].clone()))
+            });
+            assert_eq!(known.0[0]["thingName"], "cam-1", "start {start}");
+            assert!(known.1["error"].is_null(), "start {start}: {}", known.1);
+            assert_eq!(agent.terminate().0, 0);
+        }
+    }
+}

@@ -30,7 +30,11 @@ fn it_is_static_hardened_stripped_and_small() {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/hardening.sh");
     let checked = Command::new(script).arg(path()).output().unwrap();
     let said = String::from_utf8(checked.stdout).unwrap();
-    assert!(checked.status.success(), "{said}{}", String::from_utf8_lossy(&checked.stderr));
+    assert!(
+        checked.status.success(),
+        "{said}{}",
+        String::from_utf8_lossy(&checked.stderr)
+    );
     assert!(said.lines().count() > 8, "{said}");
     let bytes = path().metadata().unwrap().size();
     assert!(bytes <= 6 * 1024 * 1024, "{bytes} bytes");

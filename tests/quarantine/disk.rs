@@ -99,9 +99,7 @@ fn fill(disk: &Path) {
     log.append(&entry(1000), now().monotonic).unwrap();
     let text = std::fs::read_to_string(disk.join("audit.jsonl")).unwrap();
     // what fitted of the first line that did not fit whole is gone
-    let lines = text
-        .lines()
-        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(lines.last().unwrap()["who"], "who-1000");
     println!("the disk was full");
 }

@@ -110,7 +110,7 @@ fn devices(site: &Site) -> Value {
 /// The component configuration.
 pub fn configuration(folder: &std::path::Path, ownership: &str) -> Value {
     json!({
-        "sampleSeconds": 30,
+        "sampleSeconds": 20,
         "include": [folder.join(DEVICES)],
         "discovery": {"leases": [{"path": folder.join("leases")}]},
         "quarantine": {"tableOwnership": ownership},
@@ -254,7 +254,8 @@ impl Storm {
     }
 
     /// Something that must not be; told at the end, with what else there is.
-    pub fn surprise(&mut self, what: String) {
+    pub fn surprise(&mut self, what: impl AsRef<str>) {
+        let what = what.as_ref();
         let lines = self.room.output("stderr");
         let last: Vec<&str> = lines.lines().rev().take(3).collect();
         self.wrong
@@ -486,7 +487,7 @@ impl Storm {
             return self.verdict();
         }
         if self.figures.starts != starts {
-            self.surprise("it did not live through what it should".to_owned());
+            self.surprise("it did not live through what it should");
         }
         let margin = if is_packaged() { 8 * 1024 } else { 32 * 1024 };
         let settled = until(SOON, || {
@@ -511,7 +512,8 @@ impl Storm {
         self.figures.sent = senders[..2].iter().map(Going::sent).sum::<u64>() - before;
         self.figures.witness = arrivals.of(WITNESS, cut).len();
         let (leaks, in_gaps) = self.leaks(&arrivals);
-        self.judge_leaks(leaks.into_iter().filter(|leak| leak.sent > planted).collect(), in_gaps);
+        let leaks: Vec<Arrival> = leaks.into_iter().filter(|leak| leak.sent > planted).collect();
+        self.judge_leaks(&leaks, &in_gaps);
         self.cut = None;
         for n in CUT {
             let thing = format!("cam-{n}");
@@ -529,7 +531,7 @@ impl Storm {
             }
         }
         if self.figures.witness == 0 {
-            self.surprise("the device that is not cut off was not heard during the storm".to_owned());
+            self.surprise("the device that is not cut off was not heard during the storm");
         }
         self.finish()
     }
@@ -541,7 +543,7 @@ impl Storm {
         }
     }
 
-    fn judge_leaks(&mut self, leaks: Vec<Arrival>, in_gaps: Vec<Arrival>) {
+    fn judge_leaks(&mut self, leaks: &[Arrival], in_gaps: &[Arrival]) {
         self.figures.leaks = leaks.len();
         self.figures.in_gaps = in_gaps.len();
         if let Some(first) = leaks.first() {
@@ -602,7 +604,8 @@ impl Storm {
             .lines()
             .filter(|line| serde_json::from_str::<Value>(line).is_err())
             .collect();
-        if (lines.is_empty() && self.figures.acknowledged > 0) || !garbled.is_empty() {
+        let decided = self.ledger.lock().expect("the ledger").acknowledged > 0;
+        if (lines.is_empty() && decided) || !garbled.is_empty() {
             self.surprise(format!(
                 "audit log: {} lines, garbled: {garbled:?}",
                 lines.lines().count()
@@ -621,6 +624,7 @@ impl Storm {
     }
 
     fn verdict(mut self) -> Result<Figures, String> {
+        self.figures.acknowledged = self.ledger.lock().expect("the ledger").acknowledged;
         let figures = std::mem::take(&mut self.figures);
         if self.wrong.is_empty() {
             return Ok(figures);

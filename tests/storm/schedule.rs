@@ -178,7 +178,7 @@ pub fn schedule(chance: &mut Chance, length: Duration, kinds: &[Fault]) -> Vec<S
             let lasts = chance.between(Duration::from_millis(least), Duration::from_millis(most));
             let word = chance.word();
             steps.push(Step { at, fault, lasts, word });
-            at += chance.between(Duration::from_millis(100), Duration::from_millis(700));
+            at += chance.between(Duration::from_millis(50), Duration::from_millis(450));
         }
     }
     steps
