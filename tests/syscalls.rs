@@ -115,10 +115,14 @@ fn calls_behind_the_filter(trace: &str) -> BTreeMap<&str, u32> {
 fn a_day(dir: &Path) -> String {
     let trace = dir.join("trace");
     let config = dir.join("config.json");
+    let leases = dir.join("leases/dnsmasq.leases");
+    fs::create_dir(leases.parent().unwrap()).unwrap();
+    fs::write(&leases, "").unwrap();
     let settings = |seconds: u32| {
         json!({
             "sampleSeconds": seconds, "report": {"intervalSeconds": 5}, "lan": {"interfaces": ["lan0"]},
             "devices": [{"thingName": "cam-1", "macs": ["02:aa:00:00:00:01"], "addresses": ["10.9.0.5"]}],
+            "discovery": {"leases": [{"path": leases, "format": "dnsmasq", "thingName": "{hostname}"}]},
         })
         .to_string()
     };

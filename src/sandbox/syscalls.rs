@@ -280,6 +280,21 @@ pub const ALLOWED: &[Allowed] = &[
     rarely("symlinkat", libc::SYS_symlinkat, "the same, on other processors"),
     #[cfg(target_arch = "x86_64")]
     rarely("rmdir", libc::SYS_rmdir, "state: an empty folder goes"),
+    always(
+        "inotify_init1",
+        libc::SYS_inotify_init1,
+        "lease files: changes are noticed at once",
+    ),
+    always(
+        "inotify_add_watch",
+        libc::SYS_inotify_add_watch,
+        "lease files: which ones",
+    ),
+    rarely(
+        "inotify_rm_watch",
+        libc::SYS_inotify_rm_watch,
+        "lease files: one is configured no more",
+    ),
     // sockets: netlink, the nucleus, the control socket
     always(
         "socket",
