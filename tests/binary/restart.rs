@@ -133,7 +133,7 @@ fn a_full_disk_is_said_once_and_the_reports_go_on() {
     let filler = inside.join("filler");
     let full = std::fs::write(&filler, vec![0; 128 * 1024]).unwrap_err();
     assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
-    agent.wait_log(&["WARN", "not saved", "No space left on device"]);
+    agent.wait_log(&["WARN", "report times are not saved", "No space left on device"]);
     agent.wait_status("not saved", |status| {
         status["reports"]["saveError"]
             .as_str()?
@@ -143,7 +143,12 @@ fn a_full_disk_is_said_once_and_the_reports_go_on() {
     let before = nucleus.reports().len();
     nucleus.wait_for("reports go on", SOON, reports(before + 3));
     assert!(nucleus.reports().iter().all(|report| report.verdict.is_ok()));
-    assert_eq!(agent.log().matches("not saved").count(), 1, "{}", agent.log());
+    assert_eq!(
+        agent.log().matches("report times are not saved").count(),
+        1,
+        "{}",
+        agent.log()
+    );
     std::fs::remove_file(filler).unwrap();
     agent.wait_log(&["INFO", "saved again"]);
     agent.wait_status("saved", |status| status["reports"]["saveError"].is_null().then_some(()));
