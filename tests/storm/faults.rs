@@ -273,6 +273,7 @@ impl Storm {
     /// The tables in the hands of another process, which keeps the same devices cut off.
     fn hold_tables(&mut self) -> NftablesFirewall {
         self.kill();
+        self.held_by_another = true;
         let isolated = CUT.map(|n| {
             let device = self.site.device(n);
             Isolated {
