@@ -48,6 +48,7 @@ fn setting(name: &str, otherwise: u64) -> u64 {
 
 /// Storms with owned and with plain tables, one after the other.
 #[test]
+#[ignore = "a search for faults, with its own luck each time: `make storm`"]
 fn nothing_leaks_and_nothing_is_lost_in_a_storm() {
     let seed = setting("EDGE_WARDEN_STORM_SEED", 1);
     let length = Duration::from_secs(setting("EDGE_WARDEN_STORM_SECONDS", 10));

@@ -116,14 +116,3 @@ def test_the_package_is_one_static_file_that_lambda_can_start():
     package = template.ROOT / "target" / "cloud" / "edge-warden-mitigation-dev.zip"
     code = check_package(package, MACHINES[os.uname().machine])
     assert code == pathlib.Path(os.environ["MITIGATION_BINARY"]).read_bytes(), "what the other tests run"
-
-
-def test_a_release_package_is_what_the_documentation_says():
-    """Whoever ran `make cloud-package` has one; CI has not, and holds the stated size to Lambda's limit alone."""
-    page = (template.ROOT / "docs" / "cloud.md").read_text()
-    stated = float(re.search(r"edge-warden-mitigation\.zip, (\d\.\d) MB", page)[1])
-    assert stated < 50, "what Lambda takes"
-    package = template.ROOT / "target" / "cloud" / "edge-warden-mitigation.zip"
-    if package.exists():
-        check_package(package, MACHINES[os.uname().machine])
-        assert abs(package.stat().st_size / 1e6 - stated) <= stated / 10

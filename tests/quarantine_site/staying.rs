@@ -74,10 +74,10 @@ fn kill_9_leaks_nothing_with_plain_tables() {
 /// all of it one transaction), firewalld (its own table anew in one transaction, seen of 1.3.3), and a deletion.
 const DAMAGE: [&str; 4] = [
     "nft flush ruleset",
-    "echo 'flush ruleset; table inet filter { chain input { type filter hook input priority filter; policy accept; } }' \
+    "echo 'flush ruleset; table inet filter { chain input { type filter hook input priority filter; policy accept; }; }' \
      | nft -f -",
     "echo 'table inet firewalld; delete table inet firewalld; \
-     table inet firewalld { chain filter_INPUT { type filter hook input priority filter + 10; policy accept; } }' \
+     table inet firewalld { chain filter_INPUT { type filter hook input priority filter + 10; policy accept; }; }' \
      | nft -f -",
     "nft delete table bridge edge_warden",
 ];

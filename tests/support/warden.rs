@@ -241,10 +241,22 @@ impl Guarded {
         ask(&self.dir.join("control.sock"), request)
     }
 
-    /// Ask the agent; it must answer.
+    /// Ask the agent; it must answer. What changes nothing is asked again while the machine is too busy for an answer
+    /// within the client's patience.
     pub fn answer(&self, request: &Request) -> Value {
-        self.ask(request)
-            .unwrap_or_else(|error| panic!("{error}\n{}", self.log()))
+        let changes = matches!(
+            request,
+            Request::QuarantineAdd { .. } | Request::QuarantineRelease { .. } | Request::WriteDesired { .. }
+        );
+        let mut answer = self.ask(request);
+        let late = |answer: &Result<Value, AskError>| matches!(answer, Err(AskError::Silent { .. }));
+        until(SOON, || {
+            if !changes && late(&answer) {
+                answer = self.ask(request);
+            }
+            changes || !late(&answer)
+        });
+        answer.unwrap_or_else(|error| panic!("{error}\n{}", self.log()))
     }
 
     /// Resident memory of the agent: now, and at most so far.
