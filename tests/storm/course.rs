@@ -90,6 +90,8 @@ pub struct Storm {
     pub cut: Option<Instant>,
     answered: bool,
     checked: bool,
+    /// The tables were taken by another process, and the agent has not said since that it has them.
+    pub held_by_another: bool,
     looked: Instant,
     wrong: Vec<String>,
 }
@@ -164,6 +166,7 @@ impl Storm {
             cut: None,
             answered: false,
             checked: false,
+            held_by_another: false,
             looked: now(),
             wrong: Vec::new(),
         };
@@ -182,6 +185,10 @@ impl Storm {
         self.agent = Some(self.room.launch(&self.nucleus, &self.clock));
         self.figures.starts += 1;
         (self.stalled, self.answered, self.checked) = (false, false, false);
+        // what a nucleus that refuses everything does to one, it does to the next
+        if self.nucleus_is_well() {
+            self.expected.clear();
+        }
     }
 
     /// `kill -9`, also of one that stands still.
@@ -206,17 +213,26 @@ impl Storm {
             .for_each(|gap| gap.alone = true);
     }
 
-    /// From now on tables may be away: plain ones always, owned ones when there is no process that owns them.
+    /// From now on tables may be away: plain ones always, owned ones while it is not certain that a living agent owns them,
+    /// because none answered yet, one is about to end, or another process had them.
     pub fn tables_away(&mut self) {
-        let alone = self.agent.is_none() || self.stalled || !self.answered;
-        let owned = self.ownership == "auto" && self.agent.is_some() && self.answered;
-        if !owned {
+        let lives = self.agent.is_some() && self.answered && self.expected.is_empty();
+        if self.ownership == "off" || !lives || self.held_by_another {
+            let alone = !lives || self.stalled;
             self.gaps.push(Gap {
                 from: now(),
                 to: None,
                 alone,
             });
         }
+    }
+
+    /// Whether the agent says that the cut devices are, in the kernel.
+    fn enforces(list: &Value) -> bool {
+        let rows = list.as_array().into_iter().flatten();
+        let cut = CUT.map(|n| format!("cam-{n}"));
+        let held = rows.filter(|row| cut.iter().any(|thing| row["thing"] == *thing) && row["enforced"] == true);
+        held.count() == CUT.len()
     }
 
     /// Whether the kernel holds both cut devices, by what `nft` says.
@@ -309,6 +325,8 @@ impl Storm {
         };
         let mut lost = ledger.lost(&list);
         drop(ledger);
+        let holder = self.active.iter().any(|active| active.fault == Fault::ForeignHolder);
+        self.held_by_another &= holder || !Self::enforces(&list);
         for n in CUT.iter().filter(|_| self.cut.is_some()) {
             let row = list
                 .as_array()
@@ -489,7 +507,7 @@ impl Storm {
         if self.figures.starts != starts {
             self.surprise("it did not live through what it should");
         }
-        let margin = if is_packaged() { 8 * 1024 } else { 32 * 1024 };
+        let margin = if is_packaged() { 16 * 1024 } else { 32 * 1024 };
         let settled = until(SOON, || {
             self.tick();
             self.measure(2);

