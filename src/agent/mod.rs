@@ -184,9 +184,6 @@ pub async fn run<C: Clock>(parts: Parts<C>, stop: impl Future<Output = ()>) -> E
     agent.violations(&gone);
     let mut measuring: Option<Measuring> = None;
     tokio::pin!(stop);
-    let progress = agent.link.progress();
-    let stuck = stuck(|| progress.under_way(), LOOK_AT_LINK);
-    tokio::pin!(stuck);
     let ended = loop {
         if agent.is_done() {
             break Ended::Stopped;
@@ -215,10 +212,6 @@ pub async fn run<C: Clock>(parts: Parts<C>, stop: impl Future<Output = ()>) -> E
         let nap = agent.nap(measuring.is_some());
         tokio::select! {
             () = &mut stop => break Ended::Stopped,
-            () = &mut stuck => {
-                tracing::error!("the link to the nucleus hangs: this process ends, for the nucleus to start it again; the rules stay");
-                break Ended::NucleusGone;
-            }
             event = events.recv() => match event {
                 Some(event) => agent.nucleus_events(event, &mut events),
                 None => break Ended::NucleusGone,
@@ -238,21 +231,6 @@ pub async fn run<C: Clock>(parts: Parts<C>, stop: impl Future<Output = ()>) -> E
     agent.save_alarms();
     ended_link(agent.link).await;
     ended
-}
-
-/// How often the link is looked at. Real time, whatever the agent's clock: it is the SDK's patience that counts.
-const LOOK_AT_LINK: Duration = Duration::from_secs(15);
-
-/// Ends when the same command has been under way at seven looks in a row. The SDK gives up an unanswered call after 10 s, but
-/// some messages keep its receiver busy for ever (docs/known-issues.md), and with it every call.
-async fn stuck(mut under_way: impl FnMut() -> Option<u64>, every: Duration) {
-    let (mut seen, mut times) = (None, 0);
-    while times < 6 {
-        tokio::time::sleep(every).await;
-        let now = under_way();
-        times = if now.is_some() && now == seen { times + 1 } else { 0 };
-        seen = now;
-    }
 }
 
 /// Unsubscribe everything before the process ends: killing a subscriber in the middle of a flood has been seen to hang
@@ -323,24 +301,5 @@ impl<C: Clock> Agent<C> {
         if let Err(error) = self.link.send(command) {
             tracing::warn!(%error, "a request to the nucleus was not made");
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_command_under_way_at_seven_looks_is_stuck_and_nothing_else() {
-        let busy = [1, 1, 1, 1, 1, 1, 2, 3, 3, 3].map(Some);
-        let seen = [&busy[..], &[None; 9], &[Some(4); 6], &[None], &[Some(4); 7]].concat();
-        let (wanted, mut looks) = (seen.len(), 0);
-        let look = || {
-            looks += 1;
-            seen.get(looks - 1).copied().flatten()
-        };
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
-        runtime.unwrap().block_on(stuck(look, Duration::from_micros(1)));
-        assert_eq!(looks, wanted);
     }
 }

@@ -76,32 +76,12 @@ impl Backlog {
     }
 }
 
-/// What the nucleus' thread is at.
-#[derive(Debug, Default)]
-pub struct Progress {
-    begun: AtomicU64,
-    done: AtomicU64,
-}
-
-impl Progress {
-    /// The number of the command that is being carried out, if one is. An IPC call ends after 10 s, answered or not: a
-    /// number that stays for much longer belongs to a call that never will.
-    #[must_use]
-    pub fn under_way(&self) -> Option<u64> {
-        // in this order: a command that ends in between is seen as done
-        let begun = self.begun.load(Ordering::Acquire);
-        let done = self.done.load(Ordering::Acquire);
-        (begun > done).then_some(begun)
-    }
-}
-
 /// The agent's hold on the nucleus' thread. Dropping it stops the thread without waiting for it.
 pub struct NucleusLink {
     work: SyncSender<Work>,
     stopping: Arc<AtomicBool>,
     ended: Receiver<()>,
     backlog: Arc<Backlog>,
-    progress: Arc<Progress>,
 }
 
 /// The events of one link. Answers are as many as commands; only messages can be dropped.
@@ -161,15 +141,12 @@ impl NucleusLink {
         let stopping = Arc::new(AtomicBool::new(false));
         let incoming = incoming_sender(events.clone(), backlog.clone());
         let stop = stopping.clone();
-        let progress = Arc::new(Progress::default());
-        let told = progress.clone();
         std::thread::Builder::new().name("nucleus".to_owned()).spawn(move || {
             match build(incoming) {
                 Ok(nucleus) => Worker {
                     nucleus,
                     events,
                     subscriptions: Vec::new(),
-                    progress: told,
                 }
                 .serve(todo, &stop),
                 Err(error) => {
@@ -184,7 +161,6 @@ impl NucleusLink {
             stopping,
             ended,
             backlog: backlog.clone(),
-            progress,
         };
         Ok((
             link,
@@ -204,12 +180,6 @@ impl NucleusLink {
             TrySendError::Full(_) => LinkError::Busy,
             TrySendError::Disconnected(_) => LinkError::Ended,
         })
-    }
-
-    /// What its thread is at; stays readable while the thread hangs.
-    #[must_use]
-    pub fn progress(&self) -> Arc<Progress> {
-        self.progress.clone()
     }
 
     /// Messages dropped because the agent did not keep up.
@@ -251,7 +221,6 @@ struct Worker {
     nucleus: Box<dyn Nucleus>,
     events: UnboundedSender<NucleusEvent>,
     subscriptions: Vec<SubscriptionId>,
-    progress: Arc<Progress>,
 }
 
 impl Worker {
@@ -273,10 +242,7 @@ impl Worker {
             if stop.load(Ordering::Acquire) {
                 break;
             }
-            self.progress.begun.fetch_add(1, Ordering::AcqRel);
-            let answer = self.carry_out(command);
-            self.progress.done.fetch_add(1, Ordering::AcqRel);
-            if let Some(answer) = answer {
+            if let Some(answer) = self.carry_out(command) {
                 listening = self.events.send(answer).is_ok();
             }
         }

@@ -269,32 +269,3 @@ fn configuration_changes_are_never_lost_and_never_pile_up() {
     (rig.incoming)(Incoming::ConfigurationChanged);
     assert_eq!(rig.events.try_recv(), Some(NucleusEvent::ConfigurationChanged));
 }
-
-#[test]
-fn a_command_that_never_ends_is_seen_to_be_under_way() {
-    let (entered, enter) = channel();
-    let (leave, left) = channel();
-    let fake = Fake {
-        calls: Arc::default(),
-        gate: Some((entered, left)),
-        next: 0,
-    };
-    let (link, mut events) = NucleusLink::spawn(move |_| Ok(Box::new(fake) as Box<dyn Nucleus>)).unwrap();
-    assert!(matches!(events.blocking_recv(), Some(NucleusEvent::Ready { .. })));
-    let progress = link.progress();
-    assert_eq!(progress.under_way(), None);
-    for number in 1..=2 {
-        link.send(Command::Publish {
-            token: Token(0),
-            to: Destination::IotCore,
-            topic: "t".to_owned(),
-            payload: Vec::new(),
-        })
-        .unwrap();
-        enter.recv_timeout(LONG).unwrap();
-        assert_eq!(progress.under_way(), Some(number));
-        leave.send(()).unwrap();
-        assert!(matches!(events.blocking_recv(), Some(NucleusEvent::Published { .. })));
-        assert_eq!(progress.under_way(), None);
-    }
-}
