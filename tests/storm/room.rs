@@ -179,7 +179,10 @@ impl Agent {
     pub fn kill(mut self) {
         self.child.kill().expect("a signal");
         let status = self.child.wait().expect("a child");
-        assert!(matches!(status.signal(), Some(9 | 15)) || status.code().is_some(), "{status}");
+        assert!(
+            matches!(status.signal(), Some(9 | 15)) || status.code().is_some(),
+            "{status}"
+        );
     }
 
     /// Sets its clocks while it stands still; goes on then unless it was `stalled` before.
