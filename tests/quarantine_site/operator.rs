@@ -273,8 +273,7 @@ fn the_quarantine_of_the_readme_works_as_written() {
             .find("edge-warden shadow cam-1 '{\"quarantine\": false}'")
             .unwrap(),
     );
-    // how the reader ends it is for the test of the documentation: here each part is a shell of its own
-    let last = last.lines().next().unwrap();
+    // each part is a shell of its own
     let shell = |script: &str| {
         let output = std::fs::File::create(folder.path().join("output")).unwrap();
         let mut bash = Command::new("ip");
